@@ -1,0 +1,224 @@
+import { randomBytes } from 'node:crypto'
+import type { ConnectionOptions, Msg, MsgHdrs, NatsConnection, Subscription } from '@nats-io/transport-node'
+import { BackplaneError } from '../errors.ts'
+import type { Node } from '../../types/backplane.ts'
+import { safe } from './nats-options.ts'
+import type { NatsSettings } from './nats-options.ts'
+import { Subjects } from './nats-subject.ts'
+
+/** What the link needs from above. */
+export interface LinkHost {
+  readonly log: Node['log']
+  /** There is a connection that has no subscriptions yet. */
+  connected (): void
+  /** The server answers again, and every subscription is made. */
+  returned (): void
+  lost (): void
+  /** The server has said what became of a publication. */
+  answered (number: number, msg: Msg): void
+}
+
+interface Asked { resolve (msg: Msg): void, reject (err: Error): void, readonly timer: NodeJS.Timeout }
+
+const AGAIN = 1_000 // how long after a connection could not be made it is tried again
+const MAX_PROBE = 50_000
+
+/** The connection to the server: whether it is there, what is asked of it, and that it is not deaf. */
+export class Link {
+  readonly instance = randomBytes(9).toString('base64url')
+  readonly subjects: Subjects
+  up = false
+  /** Another connection may still come, or this one come back. */
+  closed = false
+  readonly #host: LinkHost
+  readonly #settings: NatsSettings
+  readonly #asked = new Map<string, Asked>()
+  #connection: NatsConnection | null = null
+  #subscriptions: Subscription[] = []
+  #asks = 0
+  #flushing: Promise<void> | null = null
+  #retry: NodeJS.Timeout | null = null
+  #heardAt = 0
+  #probedAt = 0
+  #patience: number
+
+  constructor (host: LinkHost, settings: NatsSettings) {
+    this.#host = host
+    this.#settings = settings
+    this.#patience = settings.probe
+    this.subjects = new Subjects(settings.name, this.instance)
+  }
+
+  /** Rejects when there is no connection now; one that is made later is told of. */
+  async open (): Promise<void> {
+    this.closed = false
+    const { connection } = this.#settings
+    try {
+      this.#use(typeof connection === 'function' ? await this.#make(connection) : connection)
+    } catch (err) {
+      this.#again()
+      throw err
+    }
+  }
+
+  async #make (make: (options: ConnectionOptions) => NatsConnection | Promise<NatsConnection>): Promise<NatsConnection> {
+    const made = Promise.resolve(make({ ...safe }))
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<never>((_resolve, reject) => { timer = setTimeout(() => reject(new BackplaneError('no connection was made in time')), this.#settings.timeout) })
+    try {
+      return await Promise.race([made, late])
+    } catch (err) {
+      made.then((connection) => connection.close(), () => {}) // it comes too late
+      throw err
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  #use (connection: NatsConnection): void {
+    if (this.closed) {
+      if (typeof this.#settings.connection === 'function') void connection.close()
+      return
+    }
+    if (connection.isClosed()) throw new BackplaneError('the connection is closed')
+    this.#connection = connection
+    this.up = true
+    this.#heardAt = performance.now()
+    this.#probedAt = 0
+    this.#subscriptions = [
+      connection.subscribe(`${this.subjects.replies}*`, { callback: (_err, msg) => this.#answered(msg) }),
+      connection.subscribe(this.subjects.probe, { callback: () => this.heard() })
+    ]
+    this.#host.connected()
+    void this.#watch(connection)
+  }
+
+  async #watch (connection: NatsConnection): Promise<void> {
+    for await (const { type } of connection.status()) {
+      if (this.#connection !== connection) return
+      if (type === 'disconnect') this.#lost()
+      else if (type === 'reconnect') {
+        this.up = true
+        this.#heardAt = performance.now()
+        this.#probedAt = 0
+        this.#host.returned()
+      }
+    }
+    if (this.#connection !== connection) return
+    this.#lost()
+    this.#connection = null
+    if (typeof this.#settings.connection === 'function') this.#again()
+    else this.#host.log.error({ stream: this.#settings.name }, 'the connection to NATS has closed for good; make it with maxReconnectAttempts -1, or give a function that makes it')
+  }
+
+  #lost (): void {
+    this.up = false
+    this.#rejectAll(new BackplaneError('the connection was lost'))
+    this.#host.lost()
+  }
+
+  #rejectAll (err: Error): void {
+    for (const { reject, timer } of this.#asked.values()) {
+      clearTimeout(timer)
+      reject(err)
+    }
+    this.#asked.clear()
+  }
+
+  #again (): void {
+    if (this.closed || typeof this.#settings.connection !== 'function') return
+    this.#retry = setTimeout(() => { if (!this.closed) this.open().then(() => { if (!this.closed) this.#host.returned() }, () => {}) }, AGAIN).unref()
+  }
+
+  subscribe (subject: string, callback: (msg: Msg) => void): Subscription | null {
+    return this.#connection?.subscribe(subject, {
+      callback: (err, msg) => {
+        this.heard()
+        if (err === null) callback(msg)
+        else this.#host.log.error({ err, subject }, 'a subscription was refused')
+      }
+    }) ?? null
+  }
+
+  /** The answer goes to `answered`. Throws what the client throws: an event that is too large, a connection that has closed. */
+  send (subject: string, payload: Uint8Array, headers: MsgHdrs, number?: number): void {
+    if (this.#connection === null) throw new BackplaneError('there is no connection')
+    this.#connection.publish(subject, payload, number === undefined ? { headers } : { headers, reply: `${this.subjects.replies}p${number}` })
+  }
+
+  /** Rejects when no answer comes in time, or nobody is there to answer. */
+  ask (subject: string, payload: string): Promise<Msg> {
+    return new Promise((resolve, reject) => {
+      if (!this.up || this.#connection === null) return reject(new BackplaneError('there is no connection'))
+      const token = `a${++this.#asks}`
+      const timer = setTimeout(() => {
+        this.#asked.delete(token)
+        reject(new BackplaneError(`the server did not answer ${subject}`))
+      }, this.#settings.timeout).unref()
+      this.#asked.set(token, { resolve, reject, timer })
+      this.#connection.publish(subject, payload, { reply: this.subjects.replies + token })
+    })
+  }
+
+  /** The server has taken all that was sent before, and what it sent before has come. */
+  flush (): Promise<void> {
+    this.#flushing ??= Promise.resolve().then(() => {
+      this.#flushing = null
+      if (this.#connection === null) throw new BackplaneError('there is no connection')
+      return this.#connection.flush()
+    })
+    return this.#flushing
+  }
+
+  get maxPayload (): number { return this.#connection?.info?.max_payload ?? Infinity }
+  get server (): string | undefined { return this.#connection?.info?.server_id }
+
+  heard (): void {
+    this.#heardAt = performance.now()
+    this.#probedAt = 0
+    this.#patience = this.#settings.probe
+  }
+
+  #answered (msg: Msg): void {
+    this.heard()
+    const token = msg.subject.slice(this.subjects.replies.length)
+    if (token.startsWith('p')) return this.#host.answered(Number(token.slice(1)), msg)
+    const asked = this.#asked.get(token)
+    if (asked === undefined) return
+    this.#asked.delete(token)
+    clearTimeout(asked.timer)
+    if (isNobody(msg)) asked.reject(new BackplaneError('JetStream is not there'))
+    else asked.resolve(msg)
+  }
+
+  /** A connection on which nothing comes any more is made anew, though it answers pings. */
+  probe (now: number): void {
+    if (!this.up || this.#connection === null) return
+    if (this.#probedAt === 0) {
+      if (now - this.#heardAt < this.#settings.probe) return
+      this.#probedAt = now
+      this.#connection.publish(this.subjects.probe)
+    } else if (now - this.#probedAt >= this.#patience) {
+      this.#probedAt = 0
+      this.#heardAt = now
+      this.#patience = Math.min(this.#patience * 2, MAX_PROBE)
+      this.#host.log.warn({ stream: this.#settings.name }, 'nothing comes from NATS any more, so the connection is made anew')
+      void this.#connection.reconnect().catch(() => {})
+    }
+  }
+
+  async close (): Promise<void> {
+    this.closed = true
+    if (this.#retry !== null) clearTimeout(this.#retry)
+    this.#rejectAll(new BackplaneError('it was closed'))
+    const connection = this.#connection
+    this.#connection = null
+    this.up = false
+    if (connection === null || connection.isClosed()) return
+    for (const subscription of this.#subscriptions) subscription.unsubscribe()
+    if (typeof this.#settings.connection === 'function') await connection.close()
+  }
+}
+
+/** Nobody is subscribed to what was asked: no stream has the subject, or JetStream is not there. */
+export function isNobody (msg: Msg): boolean { return msg.data.length === 0 && msg.headers?.code === 503 }

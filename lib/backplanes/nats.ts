@@ -1,0 +1,143 @@
+import type { Backplane, Kept, Node, Parcel, Place, Publication, Range } from '../../types/backplane.ts'
+import { Agreement } from './nats-agreement.ts'
+import { Intake } from './nats-intake.ts'
+import { Link } from './nats-link.ts'
+import { boundsOf, checkNats, checkWithin, within } from './nats-options.ts'
+import type { NatsOptions, NatsSettings } from './nats-options.ts'
+import { Outbound } from './nats-outgoing.ts'
+import { EventStream } from './nats-stream.ts'
+import { tokenOf } from './nats-subject.ts'
+
+export type { NatsOptions } from './nats-options.ts'
+
+const TICK = 250
+const FAREWELL = 1_000 // how long what is on its way may take when it ends
+
+/** Several processes and machines over NATS with JetStream, 2.9 or later. */
+export function nats (options: NatsOptions): Backplane {
+  return new NatsBackplane(checkNats(options))
+}
+
+class NatsBackplane implements Backplane {
+  readonly #settings: NatsSettings
+  readonly #link: Link
+  readonly #stream: EventStream
+  readonly #agreement: Agreement
+  readonly #intake: Intake
+  readonly #outbound: Outbound
+  readonly #nodes = new Set<Node>()
+  #starting: Promise<void> | null = null
+  #ticking: NodeJS.Timeout | null = null
+  #auditAt = 0
+
+  constructor (settings: NatsSettings) {
+    this.#settings = settings
+    // that of any node: they are of one process
+    const log: Node['log'] = {
+      error: (fields, message) => { this.#anyLog?.error(fields, message) },
+      warn: (fields, message) => { this.#anyLog?.warn(fields, message) }
+    }
+    const link = this.#link = new Link({
+      log,
+      connected: () => { for (const topic of this.#intake.topics.values()) this.#intake.listen(topic) },
+      returned: () => this.#agreement.seek(),
+      lost: () => {
+        this.#agreement.lost()
+        this.#outbound.lost()
+        this.#intake.lost()
+      },
+      answered: (number, msg) => this.#outbound.answered(number, msg)
+    }, settings)
+    const stream = this.#stream = new EventStream(link, settings)
+    const agreement = this.#agreement = new Agreement({
+      log,
+      agreed: () => this.#outbound.resend(),
+      reset: () => {
+        log.warn({ epoch: this.epoch }, 'the sequence begins anew: what was kept before is lost')
+        for (const node of this.#nodes) node.reset()
+      }
+    }, link, stream, () => this.#intake)
+    this.#intake = new Intake({
+      log,
+      name: settings.name,
+      get epoch () { return agreement.epoch },
+      own: (number) => this.#outbound.get(number)?.parcel,
+      position: () => agreement.position(),
+      astray: () => agreement.seek()
+    }, link, stream)
+    this.#outbound = new Outbound({
+      log,
+      get epoch () { return agreement.epoch },
+      get away () { return !agreement.isReady },
+      unheard: () => agreement.seek(),
+      delivered: (topic, offset) => {
+        agreement.top = Math.max(agreement.top, offset)
+        return this.#intake.delivered(topic, offset).catch((err: unknown) => log.error({ err, topic }, 'an event was kept, but did not come back'))
+      },
+      isOwn: (offset, number) => this.#intake.isOwn(offset, number)
+    }, link, settings)
+  }
+
+  get #anyLog (): Node['log'] | undefined {
+    const [node] = this.#nodes
+    return node?.log
+  }
+
+  get epoch (): string { return this.#agreement.epoch }
+
+  async start (node: Node): Promise<void> {
+    const bounds = boundsOf(this.#settings, node.keeps)
+    if (this.#nodes.size === 0) this.#stream.bounds = bounds
+    else checkWithin(this.#stream.bounds, node.keeps)
+    this.#nodes.add(node)
+    try {
+      await (this.#starting ??= this.#begin())
+    } catch (err) {
+      await this.close(node)
+      throw err
+    }
+  }
+
+  async #begin (): Promise<void> {
+    this.#auditLater(performance.now())
+    this.#ticking = setInterval(() => this.#tick(performance.now()), TICK).unref()
+    try {
+      await this.#link.open()
+      await this.#agreement.reach()
+    } catch (err) {
+      if (this.#settings.onUnavailable === 'fail') throw err
+      this.#anyLog?.warn({ err }, 'NATS is not there yet: nothing is sent beyond this node')
+    }
+  }
+
+  #auditLater (now: number): void { this.#auditAt = now + this.#settings.audit * (0.8 + 0.4 * Math.random()) }
+
+  #tick (now: number): void {
+    this.#outbound.expire(now)
+    this.#link.probe(now)
+    if (!this.#link.up || (this.#agreement.isReady && now < this.#auditAt)) return
+    this.#auditLater(now)
+    this.#agreement.seek()
+  }
+
+  async subscribe (node: Node, topic: string): Promise<number> { return await this.#intake.subscribe(node, topic) }
+
+  async unsubscribe (node: Node, topic: string): Promise<void> { this.#intake.unsubscribe(node, topic) }
+
+  async publish (topic: string, parcel: Parcel, { keep, once }: { keep: Kept | null, once: boolean }): Promise<Publication> {
+    return await this.#outbound.send(topic, tokenOf(topic), parcel, keep === null ? null : within(this.#stream.bounds, keep), once)
+  }
+
+  async range (topic: string, after: Place, limit: number): Promise<Range> { return await this.#intake.range(topic, after, limit) }
+
+  async close (node: Node): Promise<void> {
+    for (const topic of this.#intake.topics.keys()) this.#intake.unsubscribe(node, topic)
+    if (!this.#nodes.delete(node) || this.#nodes.size > 0) return
+    this.#starting = null
+    if (this.#ticking !== null) clearInterval(this.#ticking)
+    this.#intake.close()
+    if (this.#link.up) await Promise.race([this.#link.flush().catch(() => {}), new Promise((resolve) => { setTimeout(resolve, FAREWELL).unref() })])
+    this.#outbound.close()
+    await this.#link.close()
+  }
+}

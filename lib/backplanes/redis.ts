@@ -1,0 +1,297 @@
+import { randomBytes } from 'node:crypto'
+import type { Backplane, Delivery, Kept, Node, Parcel, Place, Publication, Range } from '../../types/backplane.ts'
+import { formatCursor, type CheckedEvent } from '../event.ts'
+import { decodeParcel, encodeParcel } from '../parcel.ts'
+import { Topics } from '../topics.ts'
+import { clientOf } from './redis-clients.ts'
+import type { Client } from './redis-clients.ts'
+import { Link } from './redis-link.ts'
+import { Marks } from './redis-marks.ts'
+import { checkRedis } from './redis-options.ts'
+import type { RedisOptions, RedisSettings } from './redis-options.ts'
+import { Keys, publishScript, rangeScript, run } from './redis-script.ts'
+import type { Command } from './redis-script.ts'
+import { Sender } from './redis-sender.ts'
+import { isNew, readPlace } from './redis-wire.ts'
+import type { Seen } from './redis-wire.ts'
+
+const BOOT = 5_000
+const NODES = 'nodes'
+const TICKS = 5 // in an audit
+const PERIOD = 86_400_000 // after which a topic that was not used is forgotten, unless it is kept longer
+const DEAD = 16 // identities that are remembered as past
+
+/** A publication of this node that has not come back yet. */
+interface Own { readonly parcel: Parcel, readonly since: number, arrived: boolean, replied: number, done: () => void }
+
+/** Redis 7 or Valkey 7.2: many processes and machines. */
+export function redis (options: RedisOptions): Backplane {
+  const settings = checkRedis(options)
+  return new RedisBackplane(clientOf(options.client), settings)
+}
+
+class RedisBackplane implements Backplane {
+  epoch = randomBytes(9).toString('base64url')
+  readonly #id = randomBytes(9).toString('base64url')
+  readonly #client: Client
+  readonly #settings: RedisSettings
+  readonly #keys: Keys
+  readonly #nodes = new Set<Node>()
+  readonly #topics: Topics
+  readonly #own = new Map<number, Own>()
+  readonly #dead: string[] = []
+  readonly #seen: Seen = new Map()
+  #server = ''
+  #logger: Node['log'] | null = null
+  #top = 0
+  #delivered = 0
+  #count = 0
+  #complained = false
+  #unsure = false
+  #opened = false // the client, by this
+  #booting: Promise<void> | null = null
+  #ticking: NodeJS.Timeout | null = null
+  #sender: Sender
+  #link: Link
+  #marks: Marks
+
+  constructor (client: Client, settings: RedisSettings) {
+    this.#client = client
+    this.#settings = settings
+    this.#keys = new Keys(settings.prefix)
+    this.#topics = new Topics({
+      subscribe: ({ name }) => this.#link.subscribe(this.#keys.channel(name)),
+      unsubscribe: ({ name }) => this.#link.unsubscribe(this.#keys.channel(name))
+    })
+    ;[this.#sender, this.#link, this.#marks] = this.#parts()
+  }
+
+  #parts (): [Sender, Link, Marks] {
+    const log: Node['log'] = { error: (fields, message) => this.#logger?.error(fields, message), warn: (fields, message) => this.#logger?.warn(fields, message) }
+    const own = this.#keys.own(this.#id)
+    const keys = [this.#keys.meta, this.#keys.old]
+    const sender = new Sender(this.#client, {
+      log,
+      verify: () => this.#marks.verify(),
+      verified: ([, epoch, server, top]) => {
+        this.#server = String(server)
+        this.#adopt(String(epoch), Number(top))
+      },
+      opened: () => this.#reopened()
+    }, this.#settings)
+    const link = new Link(this.#client, {
+      log,
+      channels: () => [own, ...[...this.#topics].map(({ name }) => this.#keys.channel(name))],
+      message: (channel, message) => { if (channel === own) this.#marks.heard(String(message)); else this.#message(channel, message) },
+      up: () => this.#marks.want(true),
+      down: () => { for (const topic of this.#topics) topic.live = false }
+    })
+    const marks = new Marks({
+      keys,
+      own,
+      topics: this.#topics,
+      place: () => ({ epoch: this.epoch, server: this.#server, top: this.#top }),
+      ask: (command) => sender.ask(command),
+      get ready () { return sender.open && link.up },
+      adopt: (epoch, top) => this.#adopt(epoch, top),
+      reached: (top) => { this.#delivered = Math.max(this.#delivered, top) },
+      missed: (topic, offset) => { for (const node of topic.nodes) node.missed(topic.name, offset) },
+      settled: (since) => this.#give(since),
+      deaf: () => link.restart(new Error('nothing comes back'))
+    })
+    return [sender, link, marks]
+  }
+
+  async start (node: Node): Promise<void> {
+    this.#logger ??= node.log
+    await (this.#booting ??= this.#boot())
+    this.#nodes.add(node)
+  }
+
+  async #boot (): Promise<void> {
+    const { timeout, audit, onUnavailable } = this.#settings
+    this.#ticking = setInterval(() => this.#tick(), Math.ceil(audit / TICKS)).unref()
+    this.#sender.start()
+    if (this.#client.closed) {
+      this.#opened = true
+      this.#client.open().catch((err: unknown) => { this.#sender.problem = err })
+    }
+    this.#link.start()
+    const until = performance.now() + Math.min(timeout, BOOT)
+    while (!this.#marks.done) {
+      if (performance.now() > until) {
+        const { problem } = this.#sender
+        if (onUnavailable === 'degrade') return this.#logger?.warn({ err: problem }, 'there is no redis yet')
+        await this.#stop()
+        throw new Error(`redis does not answer${problem instanceof Error ? `: ${problem.message}` : ''}`)
+      }
+      await new Promise((resolve) => setTimeout(resolve, 5))
+    }
+  }
+
+  async #stop (): Promise<void> {
+    this.#booting = null
+    clearInterval(this.#ticking as NodeJS.Timeout)
+    this.#topics.clear()
+    this.#link.close()
+    this.#sender.close()
+    this.#give(Infinity)
+    if (this.#opened) await this.#client.close().catch(() => {})
+    this.#opened = false
+    ;[this.#sender, this.#link, this.#marks] = this.#parts()
+  }
+
+  async subscribe (node: Node, name: string): Promise<number> {
+    const topic = this.#topics.join(node, name)
+    if (topic.live) return this.#delivered
+    topic.joining.add(node)
+    const joined = topic.subscribed.then(() => this.#marks.join(topic, node))
+    return this.#marks.done || name !== NODES ? await joined : 0 // a node that starts without Redis does not wait for it
+  }
+
+  async unsubscribe (node: Node, name: string): Promise<void> { this.#topics.leave(node, name) }
+
+  async publish (name: string, parcel: Parcel, { keep, once }: { keep: Kept | null, once: boolean }): Promise<Publication> {
+    const count = ++this.#count
+    const body = encodeParcel(parcel, { from: this.#id, count })
+    if (body.length > this.#settings.maxBytes) throw new Error(`an event has ${body.length} bytes on its way, more than redis.maxBytes (${this.#settings.maxBytes})`)
+    const awaited = this.#topics.get(name)?.live === true
+    const own: Own = { parcel, since: count, arrived: false, replied: 0, done () {} }
+    this.#own.set(count, own)
+    let epoch = this.epoch
+    const plain = keep === null ? Buffer.concat([Buffer.from('1 - 0 0\n'), body]) : body
+    try {
+      const reply = await this.#sender.publish(count, body.length, () => {
+        epoch = this.epoch
+        return keep === null ? ['PUBLISH', this.#keys.channel(name), plain] : this.#keeping(name, parcel, body, keep, once, count)
+      })
+      if (reply === null) {
+        this.#unsure = true
+        return { accepted: false, offset: 0, duplicate: false }
+      }
+      const [status, offset, reached] = Array.isArray(reply) ? reply as [unknown, number, number | undefined] : ['plain', 0, Number(reply)] as const
+      const duplicate = String(status) === 'duplicate'
+      if (!duplicate && awaited && !own.arrived) await this.#arrival(own)
+      const nodes = reached === undefined ? undefined : this.#nodesOf(name, Number(reached))
+      return { accepted: true, offset: epoch === this.epoch ? Number(offset) : 0, duplicate, nodes: duplicate ? 0 : nodes }
+    } finally {
+      this.#own.delete(count)
+    }
+  }
+
+  #keeping (name: string, parcel: Parcel, body: Buffer, keep: Kept, once: boolean, count: number): Command {
+    const { meta, old } = this.#keys
+    const keys = [meta, old, this.#keys.stream(name), this.#keys.ids(name), this.#keys.sent(this.#id)]
+    const { id = '', size } = parcel.event as CheckedEvent
+    return run(publishScript, keys, [
+      this.epoch, this.#server, this.#top, name, body, id, once ? '1' : '0', keep.events, keep.bytes, keep.age, size,
+      this.#keys.channel(name), 'PUBLISH', count, this.#settings.topics, PERIOD
+    ])
+  }
+
+  // it comes over the other connection
+  #arrival (own: Own): Promise<void> {
+    own.replied = this.#marks.begun
+    return new Promise((resolve) => { own.done = resolve })
+  }
+
+  // what has not come by then does not come any more, but from the log
+  #give (since: number): void { for (const own of this.#own.values()) if (own.replied < since) own.done() }
+
+  #nodesOf (name: string, reached: number): number {
+    const here = this.#topics.get(name)
+    return here?.live === true ? reached - 1 + here.nodes.size : reached
+  }
+
+  #message (channel: string, message: Buffer): void {
+    const topic = this.#topics.get(channel.slice(this.#keys.channels.length))
+    if (topic === undefined) return
+    try {
+      const { epoch, offset, prev, body } = readPlace(message)
+      if (offset > 0 && (this.#dead.includes(epoch) || (epoch === this.epoch && offset <= topic.last))) return
+      const { event, except, from, count } = decodeParcel(body, this.#settings.maxBytes)
+      if (offset === 0 && !isNew(this.#seen, from, count)) return
+      if (offset > 0) {
+        if (epoch !== this.epoch) this.#adopt(epoch, offset)
+        event.cursor = formatCursor(epoch, offset)
+        this.#top = Math.max(this.#top, offset)
+        this.#delivered = Math.max(this.#delivered, offset)
+        topic.last = offset
+      }
+      const own = from === this.#id ? this.#own.get(count) : undefined
+      topic.deliver({ topic: topic.name, event, except, offset, prev }, own?.parcel)
+      if (own === undefined) return
+      own.arrived = true
+      own.done()
+    } catch (err) {
+      this.#complain(err, topic.name)
+    }
+  }
+
+  #complain (err: unknown, topic: string): void {
+    if (!this.#complained) this.#logger?.warn({ err, topic }, 'what came from redis was not understood')
+    this.#complained = true
+  }
+
+  /** The identity of the sequence as Redis says it. */
+  #adopt (epoch: string, top: number): void {
+    if (epoch === this.epoch) {
+      this.#top = Math.max(this.#top, top)
+      return
+    }
+    this.#dead.push(this.epoch)
+    const back = this.#dead.indexOf(epoch)
+    if (back !== -1) this.#dead.splice(back, 1)
+    if (this.#dead.length > DEAD) this.#dead.shift()
+    this.epoch = epoch
+    this.#top = top
+    this.#delivered = 0
+    for (const topic of this.#topics) topic.last = 0
+    for (const node of this.#nodes) node.reset()
+  }
+
+  // what nodes say of presence may have been refused meanwhile
+  #reopened (): void {
+    this.#marks.want(true)
+    if (!this.#unsure) return
+    this.#unsure = false
+    for (const { name, nodes } of this.#topics) if (name.startsWith('presence/')) for (const node of nodes) node.missed(name, 0)
+  }
+
+  #tick (): void {
+    this.#sender.tick(performance.now())
+    this.#marks.tick()
+  }
+
+  async range (name: string, after: Place, limit: number): Promise<Range> {
+    const { epoch } = this
+    const [kind, place] = after === null ? ['last', '0'] : typeof after === 'number' ? ['after', String(after)] : ['id', after.id]
+    const { meta, old } = this.#keys
+    const keys = [meta, old, this.#keys.stream(name), this.#keys.ids(name)]
+    const reply = await this.#sender.ask(() => run(rangeScript, keys, [this.epoch, this.#server, name, kind, place, limit]))
+    const [, complete, more, from, top, found] = reply as [unknown, number, number, number, number, Buffer[]]
+    if (epoch !== this.epoch) return { deliveries: [], complete: false, more: false, from: -1, top }
+    this.#top = Math.max(this.#top, top)
+    const deliveries: Delivery[] = []
+    let isWhole = complete === 1
+    for (let at = 0; at < found.length; at += 2) {
+      try {
+        const [offset, prev] = String(found[at]).split('-').map(Number) as [number, number]
+        const { event, except } = decodeParcel(found[at + 1] as Buffer, this.#settings.maxBytes)
+        event.cursor = formatCursor(epoch, offset)
+        deliveries.push({ topic: name, event, except, offset, prev })
+      } catch (err) {
+        this.#complain(err, name)
+        isWhole = false
+      }
+    }
+    return { deliveries, complete: isWhole, more: more === 1 && deliveries.length > 0, from, top }
+  }
+
+  async close (node: Node): Promise<void> {
+    this.#topics.leaveAll(node)
+    if (this.#nodes.delete(node) && this.#nodes.size === 0) await this.#stop()
+  }
+}
+
+export type { RedisOptions }

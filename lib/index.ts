@@ -1,0 +1,11 @@
+import './route-order.ts'
+
+export { connections, openConnection, sharedRegistry } from './connections.ts'
+export { memory } from './backplanes/memory.ts'
+export { sseReal } from './transports/sse.ts'
+export { wsReal } from './transports/ws.ts'
+export { event } from './event.ts'
+export { defaults } from './options.ts'
+export * as errors from './errors.ts'
+export * as closeReasons from './close-reasons.ts'
+export type * from '../types/index.ts'

@@ -1,0 +1,83 @@
+import type { Presence as Present, PresenceChange } from '../types/api.ts'
+import type { Entry } from './arguments.ts'
+
+/** Who can be present: a connection. */
+export interface Presentee {
+  /** Its wire is open and nothing holds it: it may be announced. */
+  readonly announced: boolean
+}
+
+const ANSWER = 500 // how long a first look waits for other nodes
+
+/** Who is in one room: here, and on other nodes as they say. */
+export class PresentRoom {
+  readonly name: string
+  readonly topic: string
+  readonly own = new Map<string, Map<Presentee, unknown>>()
+  readonly entries = new Map<Presentee, Entry>()
+  readonly others = new Map<string, Map<string, unknown[]>>()
+  /** What the watchers have been told, as JSON by key. */
+  readonly told = new Map<string, string>()
+  readonly changed = new Set<string>()
+  /** Of these the other nodes have to be told. */
+  readonly changedHere = new Set<string>()
+  readonly watchers = new Set<Presentee>()
+  readonly newcomers = new Set<Presentee>()
+  lookers = 0
+  /** What other nodes have to say of it is known. */
+  ready: Promise<void> = Promise.resolve()
+  isReady = false
+  #expected = Infinity
+  #answered: (() => void) | null = null
+
+  constructor (name: string) {
+    this.name = name
+    this.topic = `presence/${name}`
+  }
+
+  get idle (): boolean { return this.entries.size === 0 && this.lookers === 0 && this.changed.size === 0 }
+
+  metas (key: string): unknown[] {
+    const metas = [...this.own.get(key)?.values() ?? []]
+    for (const other of this.others.values()) metas.push(...other.get(key) ?? [])
+    return metas
+  }
+
+  list (): Present[] {
+    const keys = new Set(this.own.keys())
+    for (const other of this.others.values()) for (const key of other.keys()) keys.add(key)
+    return [...keys].sort().map((key) => ({ key, metas: this.metas(key) }))
+  }
+
+  /** Waits until so many other nodes have answered. */
+  async expect (count: number): Promise<void> {
+    this.#expected = count
+    if (this.others.size >= count) return
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, ANSWER).unref()
+      this.#answered = () => { clearTimeout(timer); resolve() }
+    })
+  }
+
+  heard (): void { if (this.others.size >= this.#expected) this.#answered?.() }
+}
+
+/** What this node has to say of it. */
+export function ownEntries (room: PresentRoom): Array<[string, unknown[]]> {
+  return [...room.own].map(([key, metas]) => [key, [...metas.values()]])
+}
+
+/** How a key has changed since its watchers were told. */
+export function tellChange (room: PresentRoom, key: string, { joined, left, updated }: Required<Pick<PresenceChange, 'joined' | 'left' | 'updated'>>): void {
+  const metas = room.metas(key)
+  const before = room.told.get(key)
+  if (metas.length === 0) {
+    room.told.delete(key)
+    if (before !== undefined) left.push({ key, metas: JSON.parse(before) as unknown[] })
+    return
+  }
+  const now = JSON.stringify(metas)
+  room.told.set(key, now)
+  if (before === undefined) joined.push({ key, metas })
+  else if (before !== now) updated.push({ key, metas })
+}

@@ -1,0 +1,49 @@
+import type { Spared } from '../types/backplane.ts'
+import type { Framed } from './frame.ts'
+
+/** One of the connections of a topic. */
+export interface Member {
+  readonly id: string
+  readonly user: string | null
+  deliver (framed: Framed): void
+}
+
+/** The members of one topic on this node. */
+export class Roster<M extends Member = Member> {
+  readonly topic: string
+  /** Name of the room or user; empty for `all`. */
+  readonly name: string
+  /** What is sent to it is kept. */
+  readonly kept: boolean
+  readonly isRoom: boolean
+  readonly members = new Set<M>()
+  /** Settles when the backplane has acknowledged it; the offset from which nothing is missed. */
+  subscribed: Promise<number> | null = null
+  /** Offset of the last kept event that was delivered, or of the subscription; Infinity before. */
+  last = Infinity
+
+  constructor (topic: string, name: string, kept: boolean) {
+    this.topic = topic
+    this.name = name
+    this.kept = kept
+    this.isRoom = topic.startsWith('room/')
+  }
+
+  deliver (framed: Framed): void {
+    for (const member of this.members) member.deliver(framed)
+  }
+
+  deliverExcept (framed: Framed, { ids, users }: Spared): void {
+    for (const member of this.members) {
+      if (!ids.includes(member.id) && (member.user === null || !users.includes(member.user))) member.deliver(framed)
+    }
+  }
+
+  /** How many are given an event that spares these. */
+  count (except: Spared | null): number {
+    if (except === null) return this.members.size
+    let count = 0
+    for (const { id, user } of this.members) if (!except.ids.includes(id) && (user === null || !except.users.includes(user))) count++
+    return count
+  }
+}

@@ -1,0 +1,33 @@
+/** What an Accept header says of text/event-stream. RFC 9110, section 12.5.1. */
+export interface Acceptability {
+  /** It may be sent: nothing refuses it. */
+  acceptable: boolean
+  /** It is asked for by name, and nothing named is preferred to it. */
+  wanted: boolean
+}
+
+const ranges = ['*/*', 'text/*', 'text/event-stream'] // the more specific, the later
+const NAMED = 2
+const QUOTED = /"(?:[^"\\]|\\.)*"?/g
+
+export function acceptability (header: string | undefined): Acceptability {
+  if (header === undefined || header.trim() === '') return { acceptable: true, wanted: false }
+  let specific = -1
+  let quality = 0
+  let best = 0
+  for (const range of header.replace(QUOTED, '').split(',')) {
+    const [type, ...parameters] = range.split(';').map((part) => part.trim().toLowerCase()) as [string, ...string[]]
+    const q = qualityOf(parameters)
+    const at = ranges.indexOf(type)
+    if (at === -1) best = type === '' ? best : Math.max(best, q)
+    else if (at === specific) quality = Math.max(quality, q)
+    else if (at > specific) [specific, quality] = [at, q]
+  }
+  return { acceptable: quality > 0, wanted: specific === NAMED && quality > 0 && quality >= best }
+}
+
+function qualityOf (parameters: string[]): number {
+  const given = parameters.find((parameter) => parameter.startsWith('q='))?.slice(2)
+  const q = given === undefined || given === '' ? 1 : Number(given)
+  return q >= 0 && q <= 1 ? q : 1 // what is no weight refuses nothing
+}

@@ -1,0 +1,44 @@
+import type { Encoding, RealEvent } from '../../types/transport.ts'
+
+const LINE_END = /\r\n|\r|\n/
+
+/**
+ * An event as text/event-stream. Names and ids have been checked to be one line; data and comments are split at every line end.
+ * @see https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+ */
+export function sseText ({ event, text, bytes, id, cursor, retry, comment }: RealEvent): string {
+  let out = comment === undefined ? '' : lines(':', comment)
+  if (event !== undefined) out += `event: ${event}\n`
+  const place = id ?? cursor
+  if (place !== undefined) out += `id: ${place}\n`
+  if (retry !== undefined) out += `retry: ${retry}\n`
+  if (text !== undefined) out += lines('data:', text)
+  else if (bytes !== undefined) out += `data: ${Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64')}\n`
+  // no empty line where nothing is to be dispatched: clients that read themselves take it for an empty event
+  const isNotice = (comment !== undefined || retry !== undefined) && event === undefined && place === undefined && text === undefined && bytes === undefined
+  return isNotice ? out : out + '\n'
+}
+
+// one space after the colon always: a parser removes exactly one
+function lines (field: string, value: string): string {
+  if (!LINE_END.test(value)) return `${field} ${value}\n`
+  let out = ''
+  for (const line of value.split(LINE_END)) out += `${field} ${line}\n`
+  return out
+}
+
+/** For a response that frames its own body: HTTP/2, HTTP/1.0, inject. */
+export const sse: Encoding = {
+  name: 'sse',
+  frame: (event) => Buffer.from(sseText(event))
+}
+
+/** With the header of an HTTP/1.1 chunk, so that one shared buffer goes straight to every socket. RFC 9112, section 7.1. */
+export const sseChunked: Encoding = {
+  name: 'sse-chunked',
+  frame: (event) => chunk(sseText(event))
+}
+
+export function chunk (text: string): Buffer {
+  return Buffer.from(`${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n`)
+}

@@ -1,0 +1,153 @@
+import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { WebSocket } from 'ws'
+import type { CloseReason, Encoding, Link, Wire } from '../../types/transport.ts'
+import * as reasons from '../close-reasons.ts'
+import type { Outbox, Outlet } from '../outbox.ts'
+import { wsBare, wsDeflated, wsResume } from './ws-frame.ts'
+
+/** What a wire hands up beside what its connection is told. */
+export interface Receiver { message (data: Buffer, isBinary: boolean): void }
+
+const nothing = new Uint8Array(0)
+const CLOSING = 5_000 // without a sign of the other end, once it is closed
+
+/** A WebSocket that knows its wire, so that listeners are shared and not made for each connection. */
+export class WireSocket extends WebSocket {
+  wire!: WsWire
+
+  // `ws` calls it too, when the other end closes or breaks the protocol
+  override close (code?: number, reason?: string | Buffer): void {
+    this.wire.goodbye(code, reason)
+    super.close(code, reason)
+  }
+}
+
+/**
+ * A WebSocket. `ws` made the handshake, parses and writes the control frames; data frames are ours, whole, written to the same
+ * socket between them. RFC 6455, section 5.4: control frames may stand between any two frames.
+ */
+export class WsWire implements Wire {
+  readonly transport = 'ws'
+  readonly encoding: Encoding
+  readonly highWaterMark = 16_384
+  readonly bare: boolean
+  readonly pingWhenSilent = false
+  missed = 0
+  /** We end it, so what still comes is not heard. */
+  closing = false
+  readonly #ws: WireSocket
+  readonly #socket: Duplex
+  #link!: Link & Outlet
+  #outbox: Outbox | null = null
+  #receiver!: Receiver
+  #waiting = false
+  #bytesRead: number | undefined
+  #reason: CloseReason | null = null
+
+  /** `windowBits`: of permessage-deflate, 0 where it was not agreed to. */
+  constructor (ws: WireSocket, socket: Duplex, resumes: boolean, windowBits: number) {
+    this.#ws = ws
+    this.#socket = socket
+    this.bare = !resumes
+    this.encoding = windowBits > 0 ? wsDeflated(resumes, windowBits) : resumes ? wsResume : wsBare
+    ws.wire = this
+    ws.on('message', onMessage)
+    ws.on('pong', onPong)
+    ws.on('error', onError)
+    ws.on('close', onClose)
+  }
+
+  attach (link: Link & Outlet, receiver: Receiver, outbox: Outbox): void {
+    this.#link = link
+    this.#outbox = outbox
+    this.#receiver = receiver
+  }
+
+  get buffered (): number { return this.#socket.writableLength }
+  get paused (): boolean { return this.#ws.isPaused }
+
+  write (frame: Uint8Array): void {
+    if (this.#ws.readyState === WebSocket.OPEN && this.#socket.writable) this.#socket.write(frame)
+  }
+
+  whenFlushed (): void {
+    if (this.#waiting || !this.#socket.writable) return
+    this.#waiting = true
+    this.#socket.write(nothing, () => {
+      this.#waiting = false
+      this.#link.flushed()
+    })
+  }
+
+  ping (): void {
+    if (this.#ws.readyState !== WebSocket.OPEN) return
+    const { bytesRead } = this.#socket as Partial<Socket>
+    if (this.#ws.isPaused) this.missed = 0 // while we do not read, the other end cannot be heard
+    else if (bytesRead === this.#bytesRead) this.missed++
+    else this.missed = 1 // its pong stands behind a large message on a slow line
+    this.#bytesRead = bytesRead
+    this.#ws.ping()
+  }
+
+  pause (): void { this.#ws.pause() }
+  resume (): void { this.#ws.resume() }
+
+  /** A close frame is about to be written: what was sent until now goes out before it. */
+  goodbye (code: number = reasons.client.code, said: string | Buffer = ''): void {
+    this.#outbox?.write(this.#link)
+    if (this.#reason === null) queueMicrotask(() => this.#left({ code, reason: said.toString() || reasons.client.reason }))
+  }
+
+  // the other end has said goodbye: it is out of everything, whether it hangs up now or not; unless it has broken the protocol
+  #left (reason: CloseReason): void {
+    if (this.#reason !== null) return
+    this.#reason = reason
+    this.#link.end(reason)
+  }
+
+  close (reason: CloseReason): void {
+    if (this.#reason === null) {
+      this.closing = true
+      this.#reason = reason
+    }
+    this.#ws.resume() // the other end's close frame has to be read
+    ;(this.#socket as Partial<Socket>).setTimeout?.(CLOSING, () => this.terminate()) // it may still take what was sent before
+    this.#ws.close(reason.code, reasons.closeText(reason.reason))
+  }
+
+  drain (): void { this.close(reasons.shutdown) }
+
+  terminate (): void { this.#ws.terminate() }
+
+  received (data: Buffer, isBinary: boolean): void {
+    this.missed = 0
+    this.#receiver.message(data, isBinary)
+  }
+
+  failed ({ code = '' }: Error & { code?: string }): void {
+    if (this.#reason === null) this.#link.end(reasons.broken(codes[code] ?? (code.startsWith('WS_ERR_') ? 1002 : 1007)))
+  }
+
+  closed (code: number): void {
+    this.#link.closed(this.#reason ?? reasons.lost, code !== reasons.lost.code)
+  }
+}
+
+function wireOf (ws: WebSocket): WsWire { return (ws as WireSocket).wire }
+
+function onMessage (this: WebSocket, data: Buffer, isBinary: boolean): void { wireOf(this).received(data, isBinary) }
+
+function onPong (this: WebSocket): void { wireOf(this).missed = 0 }
+
+function onError (this: WebSocket, err: Error): void { wireOf(this).failed(err) }
+
+function onClose (this: WebSocket, code: number): void { wireOf(this).closed(code) }
+
+// what `ws` closes with; codes that are not its own are of a stream that could not be inflated. RFC 6455, section 7.4.1
+const codes: Record<string, 1007 | 1008 | 1009> = {
+  WS_ERR_INVALID_UTF8: 1007,
+  WS_ERR_TOO_MANY_BUFFERED_PARTS: 1008,
+  WS_ERR_UNSUPPORTED_DATA_PAYLOAD_LENGTH: 1009,
+  WS_ERR_UNSUPPORTED_MESSAGE_LENGTH: 1009
+}

@@ -1,0 +1,50 @@
+import t from 'tap'
+import { AgingMap } from '../lib/aging-map.ts'
+
+function filled (text: string): AgingMap<string> {
+  const map = new AgingMap<string>()
+  for (const key of text) map.set(key, key.toUpperCase())
+  return map
+}
+
+/** Its keys, by taking out the oldest until none is left. */
+function ages (map: AgingMap<string>): string {
+  let text = ''
+  for (let oldest = map.oldest; oldest !== null; oldest = map.oldest) {
+    text += oldest[0]
+    map.delete(oldest[0])
+  }
+  return text
+}
+
+t.test('it is a map', async (t) => {
+  const map = filled('abc')
+  t.equal(map.size, 3)
+  t.equal(map.get('b'), 'B')
+  t.equal(map.get('z'), undefined)
+  t.strictSame([...map], [['a', 'A'], ['b', 'B'], ['c', 'C']])
+  map.set('b', 'again')
+  t.equal(map.get('b'), 'again')
+  t.equal(map.size, 3)
+  map.delete('b')
+  map.delete('z')
+  t.equal(map.get('b'), undefined)
+  t.strictSame([...map], [['a', 'A'], ['c', 'C']])
+  for (const [key] of map) map.delete(key)
+  t.equal(map.size, 0)
+})
+
+t.test('it knows its oldest entry, whatever was taken out or set again', async (t) => {
+  t.equal(new AgingMap().oldest, null)
+  t.equal(ages(filled('abcde')), 'abcde')
+  t.equal(ages(filled('abcdeac')), 'bdeac')
+  t.equal(ages(filled('aaa')), 'a')
+  for (const [gone, left] of [['a', 'bcde'], ['c', 'abde'], ['e', 'abcd'], ['ae', 'bcd'], ['abcde', '']] as const) {
+    const map = filled('abcde')
+    for (const key of gone) map.delete(key)
+    map.set('f', 'F')
+    t.equal(ages(map), `${left}f`)
+    map.set('g', 'G')
+    t.strictSame(map.oldest, ['g', 'G'])
+  }
+})

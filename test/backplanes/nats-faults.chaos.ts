@@ -1,0 +1,278 @@
+import { connect, headers } from '@nats-io/transport-node'
+import type { ConnectionOptions, NatsConnection } from '@nats-io/transport-node'
+import t from 'tap'
+import type { Test } from 'tap'
+import { nats } from '../../lib/backplanes/nats.ts'
+import { connect as member, FakeEncoding, node } from '../fake.ts'
+import { until } from '../helper.ts'
+import { ear, freePort, jetstream, kept, natsConnection, natsNode, NatsServer, natsServer, Relay, withNats } from '../nats.ts'
+
+const NAME = 'app'
+const fast: ConnectionOptions = { reconnectTimeWait: 50, reconnectJitter: 0 }
+const pause = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds))
+
+async function relayed (t: Test, server: NatsServer): Promise<{ relay: Relay, connection: NatsConnection }> {
+  const relay = await new Relay(server.port).start(t)
+  const connection = await connect({ servers: relay.url, maxReconnectAttempts: -1, ...fast })
+  t.after(() => connection.close())
+  return { relay, connection }
+}
+
+withNats(() => {
+  t.test('what is sent while the server is away waits for it, and is there once', async (t) => {
+    const server = await natsServer(t)
+    const a = await natsNode(t, { connection: await natsConnection(t, server, fast), name: NAME, timeout: 20_000 })
+    const b = await natsNode(t, { connection: await natsConnection(t, server, fast), name: NAME })
+    for (const { backplane, one } of [a, b]) await backplane.subscribe(one, 'room/x')
+    await a.send('room/x', '0')
+    const { epoch } = a.backplane
+    await server.stop()
+    await until(() => a.one.said.length > 0 || true)
+    await pause(200)
+    const sent = ['1', '2', '3'].map((text) => a.send('room/x', text))
+    const unkept = a.send('room/x', 'not kept', { keep: null })
+    await a.backplane.subscribe(a.one, 'room/joined while it was away')
+    const early = a.send('room/joined while it was away', 'early')
+    await server.start()
+    const started = performance.now()
+    for (const answer of await Promise.all([...sent, unkept, early])) t.match(answer, { accepted: true, duplicate: false })
+    t.comment(`accepted ${Math.round(performance.now() - started)} ms after the server listened`)
+    t.equal((await a.send('room/x', '4')).accepted, true)
+    t.strictSame(a.one.texts().filter((text) => /^\d|early/.test(text as string)), ['0', '1', '2', '3', 'early', '4'])
+    await until(async () => (await b.backplane.range('room/x', 0, 100)).deliveries.length === 5)
+    t.strictSame([a.backplane.epoch, b.backplane.epoch, a.one.resets, b.one.resets], [epoch, epoch, 0, 0], 'it has a disk')
+  })
+
+  t.test('what is sent while the server is away is refused where that is wanted, or too much, or takes too long', async (t) => {
+    const server = await natsServer(t)
+    const no = await natsNode(t, { connection: await natsConnection(t, server, fast), name: NAME, whileAway: 'refuse' })
+    const few = await natsNode(t, { connection: await natsConnection(t, server, fast), name: NAME, maxPending: 3_000, timeout: 1_000 })
+    await server.stop()
+    await until(async () => !(await no.send('room/x', 'x')).accepted)
+    await pause(100)
+    const answers = Promise.all(Array.from({ length: 10 }, () => few.send('room/x', 'x'.repeat(500))))
+    const big = few.send('room/x', 'x'.repeat(100_000))
+    t.equal((await big).accepted, false)
+    t.strictSame(new Set((await answers).map(({ accepted }) => accepted)), new Set([false]))
+    t.equal(few.one.said.filter((said) => said === 'too much waits for NATS already, so events are refused').length, 1)
+    t.ok(few.one.said.includes('NATS did not acknowledge events in time'))
+    t.match(await no.send('room/x', 'x', { keep: null }), { accepted: false })
+    await server.start()
+    for (const { send } of [no, few]) await until(async () => (await send('room/x', 'x')).accepted)
+  })
+
+  t.test('a server that has lost what it kept is told of as a gap, on every node', async (t) => {
+    const server = await natsServer(t)
+    const encoding = new FakeEncoding('nats')
+    const nodes = await Promise.all([0, 1].map(async () => node(t, {}, nats({ connection: await natsConnection(t, server, fast), name: NAME }))))
+    const members = nodes.map((one) => member(one, { bare: false, encoding }))
+    for (const { connection } of members) await connection.join('room')
+    await nodes[0]?.registry.room('room').send({ event: 'n', data: 1 })
+    await until(() => members.every(({ wire }) => wire.events.some(({ event }) => event === 'n')))
+    const cursor = members[0]?.wire.events.find(({ event }) => event === 'n')?.id as string
+    await server.stop()
+    server.forget()
+    await server.start()
+    await until(async () => (await nodes[0]?.registry.room('room').send({ event: 'n', data: 2 }))?.accepted)
+    await until(() => members.every(({ wire }) => wire.events.some(({ data }) => data === 2)))
+    for (const { wire } of members) {
+      t.strictSame(wire.events.filter(({ event }) => event === 'n' || event === 'gap').map(({ data }) => data), [1, { reason: 'epoch' }, 2])
+    }
+    const back = member(nodes[1] as (typeof nodes)[0], { bare: false, encoding, lastEventId: cursor, opened: false })
+    await back.connection.join('room')
+    back.connection.opened()
+    back.connection.settled()
+    await until(() => back.wire.events.length > 1)
+    t.strictSame(back.wire.events.filter(({ event }) => event === 'gap').map(({ data }) => data), [{ reason: 'epoch' }])
+  })
+
+  t.test('a server that comes back with an older store has another sequence, also where it has gone past the place again', async (t) => {
+    for (const others of [0, 5]) {
+      const server = await natsServer(t)
+      const { relay, connection } = await relayed(t, server)
+      const { backplane, one, send } = await natsNode(t, { connection, name: NAME })
+      await send('room/x', 'one')
+      await backplane.subscribe(one, 'room/x')
+      await server.stop('SIGTERM')
+      const restore = server.backup()
+      await server.start()
+      await until(async () => (await send('room/x', 'two')).accepted)
+      await send('room/x', 'three')
+      const before = backplane.epoch
+      relay.cut()
+      await server.stop()
+      restore()
+      await server.start()
+      const raw = await natsConnection(t, server)
+      for (let i = 0; i < others; i++) await raw.request(`${NAME}.k.${before}.room/y`, 'x')
+      relay.isCut = false
+      await until(() => one.resets === 1)
+      t.not(backplane.epoch, before)
+      await raw.close()
+      await backplane.close(one)
+      await server.stop()
+    }
+  })
+
+  t.test('a node that was cut off for a while gives its members what they missed, once, in order', async (t) => {
+    const server = await natsServer(t)
+    const { relay, connection } = await relayed(t, server)
+    const encoding = new FakeEncoding('nats')
+    const there = await node(t, {}, nats({ connection: await natsConnection(t, server), name: NAME }))
+    const here = await node(t, {}, nats({ connection, name: NAME }))
+    const { connection: one, wire } = member(here, { bare: false, encoding })
+    await one.join(['a', 'b', 'quiet'], { presence: { key: 'here' } })
+    const { connection: other } = member(there, { bare: false, encoding })
+    const numbers = (): unknown[] => wire.events.filter(({ event }) => event === 'n').map(({ data }) => data)
+    let count = 0
+    const send = async (room: string): Promise<void> => { t.match(await there.registry.room(room).send({ event: 'n', data: count++ }), { accepted: true }) }
+    await send('a')
+    await send('quiet')
+    await until(() => numbers().length === 2)
+    relay.cut()
+    for (let i = 0; i < 20; i++) await send(i % 2 === 0 ? 'a' : 'b')
+    await send('quiet')
+    await other.join('a', { presence: { key: 'there' } })
+    relay.isCut = false
+    await until(() => numbers().length === count)
+    await send('b')
+    await until(() => numbers().length === count)
+    t.strictSame([...numbers()].sort((x, y) => Number(x) - Number(y)), Array.from({ length: count }, (_, i) => i), 'each of them once')
+    for (const parity of [0, 1]) {
+      const own = numbers().slice(2, -2).filter((n) => Number(n) % 2 === parity)
+      t.strictSame(own, [...own].sort((x, y) => Number(x) - Number(y)), 'in the order of its room')
+    }
+    t.strictSame(wire.events.filter(({ event }) => event === 'gap'), [])
+    await until(async () => (await here.registry.room('a').presence()).length === 2)
+  })
+
+  t.test('a connection on which nothing comes is made anew', async (t) => {
+    const server = await natsServer(t)
+    const { relay, connection } = await relayed(t, server)
+    const { backplane, one, send } = await natsNode(t, { connection, name: NAME, probe: 300, timeout: 20_000 })
+    await backplane.subscribe(one, 'room/x')
+    relay.isMute = true
+    const lost = send('room/x', 'lost reply')
+    await until(() => one.said.includes('nothing comes from NATS any more, so the connection is made anew'))
+    relay.isMute = false
+    t.match(await lost, { accepted: true, duplicate: false })
+    t.match(await send('room/x', 'next'), { accepted: true })
+    const { deliveries } = await backplane.range('room/x', 0, 100)
+    t.strictSame(deliveries.map(({ event }) => event.text), ['lost reply', 'next'], 'what was sent again is one event')
+  })
+
+  t.test('a reply that is lost does not make a duplicate of what was sent with once, but of what somebody else sent', async (t) => {
+    const server = await natsServer(t)
+    const raw = await natsConnection(t, server)
+    const { relay, connection } = await relayed(t, server)
+    const a = await natsNode(t, { connection, name: NAME, timeout: 20_000 })
+    const b = await natsNode(t, { connection: raw, name: NAME })
+    relay.isMute = true
+    const own = a.send('room/x', { id: 'mine', data: 1 }, { once: true })
+    const unkept = a.send('room/x', 'in doubt', { keep: null })
+    await until(async () => (await b.backplane.range('room/x', 0, 10)).deliveries.length === 1)
+    await b.send('room/x', { id: 'theirs', data: 1 }, { once: true })
+    const theirs = a.send('room/x', { id: 'theirs', data: 2 }, { once: true })
+    await pause(50)
+    relay.cut()
+    relay.isMute = false
+    relay.isCut = false
+    t.match(await own, { accepted: true, duplicate: false, offset: 1 })
+    t.match(await theirs, { accepted: true, duplicate: true, offset: 2 })
+    t.match(await unkept, { accepted: false }, 'nobody knows, and it is not sent twice')
+    t.equal((await b.backplane.range('room/x', 0, 10)).deliveries.length, 2)
+  })
+
+  t.test('a server that stands still is waited for, and nothing is doubled', async (t) => {
+    const server = await natsServer(t)
+    const { backplane, one, send } = await natsNode(t, { connection: await natsConnection(t, server, fast), name: NAME, probe: 60_000, timeout: 20_000 })
+    await backplane.subscribe(one, 'room/x')
+    server.signal('SIGSTOP')
+    const sent = Array.from({ length: 20 }, (_, i) => send('room/x', String(i)))
+    await pause(2_000)
+    server.signal('SIGCONT')
+    for (const answer of await Promise.all(sent)) t.match(answer, { accepted: true, duplicate: false })
+    t.strictSame(one.texts(), sent.map((_, i) => String(i)))
+  })
+
+  t.test('a place that is forged is not believed for long', async (t) => {
+    const server = await natsServer(t)
+    const raw = await natsConnection(t, server)
+    const { backplane, one, send } = await natsNode(t, { connection: await natsConnection(t, server), name: NAME, audit: 50 })
+    await backplane.subscribe(one, 'room/x')
+    await send('room/x', 'x')
+    const given = headers()
+    given.set('Nats-Sequence', '9')
+    given.set('Nats-Last-Sequence', '8')
+    raw.publish(`${NAME}.d.another.room/x`, 'x', { headers: given })
+    t.match(await send('room/x', 'y'), { accepted: true })
+    t.strictSame(one.texts(), ['x', 'y'])
+  })
+
+  t.test('without a server it does not start, or starts alone and finds it later', async (t) => {
+    const port = await freePort()
+    const make = (safe: ConnectionOptions): Promise<NatsConnection> => connect({ ...safe, servers: `127.0.0.1:${port}` })
+    await t.rejects(nats({ connection: make, name: NAME }).start(ear()))
+    await t.rejects(nats({ connection: () => new Promise(() => {}), name: NAME, timeout: 100 }).start(ear()), { message: /in time/ })
+    const { backplane, one, send } = await natsNode(t, { connection: make, name: NAME, onUnavailable: 'degrade', timeout: 20_000 })
+    t.ok(one.said.includes('NATS is not there yet: nothing is sent beyond this node'))
+    const offset = await backplane.subscribe(one, 'room/x')
+    t.equal(offset, 0)
+    await t.rejects(backplane.range('room/x', 0, 10), { message: /no connection/ })
+    const early = send('room/x', 'early')
+    const unkept = send('room/x', 'not kept', { keep: null })
+    const server = new NatsServer(port, [])
+    t.after(async () => { await server.stop(); server.forget() })
+    await server.start()
+    t.match(await early, { accepted: true })
+    t.match(await unkept, { accepted: true })
+    t.equal(one.resets, 1, 'its members were given places in a sequence that is not')
+    t.strictSame(one.texts(), ['early', 'not kept'])
+  })
+
+  t.test('a server without JetStream is no backplane', async (t) => {
+    const port = await freePort()
+    const server = new NatsServer(port, [], false)
+    t.after(() => server.stop())
+    await server.start()
+    const make = (safe: ConnectionOptions): Promise<NatsConnection> => connect({ ...safe, servers: server.url })
+    await t.rejects(nats({ connection: make, name: NAME }).start(ear()), { message: /JetStream/ })
+  })
+
+  t.test('a connection that has closed for good is made anew where it can be', async (t) => {
+    const server = await natsServer(t)
+    const made: NatsConnection[] = []
+    const { backplane, one, send } = await natsNode(t, {
+      name: NAME,
+      async connection (safe) {
+        t.match(safe, { maxReconnectAttempts: -1, pingInterval: 5_000, noEcho: false })
+        const connection = await connect({ ...safe, servers: server.url })
+        made.push(connection)
+        return connection
+      }
+    })
+    await backplane.subscribe(one, 'room/x')
+    await made[0]?.close()
+    t.match(await send('room/x', 'x'), { accepted: true })
+    t.strictSame([one.texts(), made.length], [['x'], 2])
+    await backplane.close(one)
+    t.ok(made[1]?.isClosed(), 'what it made it closes')
+
+    const given = await connect({ servers: server.url })
+    const other = await natsNode(t, { connection: given, name: NAME, timeout: 300 })
+    await other.backplane.subscribe(other.one, 'room/x')
+    await given.close()
+    await until(() => other.one.said.some((said) => said.includes('closed for good')))
+    t.match(await other.send('room/x', 'x'), { accepted: false })
+    await other.backplane.subscribe(other.one, 'room/y')
+    await t.rejects(nats({ connection: given, name: NAME }).start(ear()), { message: /is closed/ })
+  })
+
+  t.test('a subscription that is not allowed is told', async (t) => {
+    const server = await natsServer(t)
+    const { one, backplane } = await natsNode(t, { connection: await natsConnection(t, server), name: NAME })
+    await backplane.subscribe(one, 'room/x')
+    t.equal((await jetstream<{ config: { name: string } }>(await natsConnection(t, server), `STREAM.INFO.${NAME}`)).config.name, NAME)
+    t.equal(kept.events, 100)
+  })
+})

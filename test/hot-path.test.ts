@@ -1,0 +1,80 @@
+import { execFile } from 'node:child_process'
+import type { Socket } from 'node:net'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import t from 'tap'
+import { sseChunked } from '../lib/transports/sse-frame.ts'
+import { wsBare } from '../lib/transports/ws-frame.ts'
+import type { Encoding, RealEvent } from '../types/transport.ts'
+import { uncovered } from './child.ts'
+import { build, listen, sseClient, until, wsClient } from './helper.ts'
+
+const EACH = 20
+const TIMES = 10
+
+t.test('one turn is one write on every socket and one frame for each event and encoding', async (t) => {
+  const app = await build(t, { connections: { heartbeat: 0 } })
+  app.get('/live', { sse: true, ws: { onConnect: (connection) => connection.join(['a', 'b']) } }, async (_request, reply) => { await reply.sse().join(['a', 'b']) })
+  const writes = new Map<Socket, number>()
+  app.server.on('connection', (socket: Socket) => {
+    const { write } = socket
+    socket.write = function (this: Socket, ...args: Parameters<Socket['write']>) {
+      writes.set(socket, (writes.get(socket) ?? 0) + 1)
+      return write.apply(this, args)
+    } as Socket['write']
+  })
+  const made = [sseChunked, wsBare].map((encoding) => counted(t, encoding))
+  const port = await listen(app)
+  const streams = await Promise.all(Array.from({ length: EACH }, () => sseClient(port, '/live')))
+  const sockets = await Promise.all(Array.from({ length: EACH }, () => wsClient(port, '/live')))
+  await until(() => app.connections.room('b').size === EACH * 2)
+  await Promise.all(streams.map((stream) => stream.wait(({ event }) => event === 'ready')))
+  await new Promise((resolve) => setImmediate(resolve)) // what the joins wrote is written
+  writes.clear()
+  for (const frames of made) frames.clear()
+
+  const expected: string[] = []
+  for (let i = 0; i < TIMES; i++) {
+    const texts = ['a', 'b', 'all', 'direct'].map((to) => `${to} ${i}`)
+    expected.push(...texts)
+    const [a, b, all, direct] = texts as [string, string, string, string]
+    void app.connections.room('a').send(a)
+    void app.connections.room('b').send(b)
+    void app.connections.broadcast(all)
+    for (const connection of app.connections) connection.send(direct)
+  }
+  t.equal(writes.size, 0, 'nothing is written before the turn ends')
+  await Promise.all([...streams, ...sockets].map((client) => client.wait((given: unknown) => (typeof given === 'string' ? given : (given as { data: string }).data) === expected.at(-1))))
+  t.equal(writes.size, EACH * 2)
+  t.strictSame([...new Set(writes.values())], [1])
+  for (const frames of made) {
+    t.equal(frames.size, TIMES * (3 + EACH)) // what is sent to one connection is an event of its own
+    t.strictSame([...new Set(frames.values())], [1])
+  }
+  for (const { events } of streams) t.strictSame(events.filter(({ event }) => event !== 'ready').map(({ data }) => data), expected)
+  for (const { messages } of sockets) t.strictSame(messages, expected)
+  for (const client of [...streams, ...sockets]) client.close()
+})
+
+/** How often a frame was made of each event. */
+function counted (t: { teardown (restore: () => void): void }, encoding: Encoding): Map<RealEvent, number> {
+  const made = new Map<RealEvent, number>()
+  const { frame } = encoding
+  encoding.frame = (event) => {
+    made.set(event, (made.get(event) ?? 0) + 1)
+    return frame.call(encoding, event)
+  }
+  t.teardown(() => { encoding.frame = frame })
+  return made
+}
+
+// in a process of its own, where nothing else allocates and the collector can be called
+t.test('a fan-out allocates nothing for a member', async (t) => {
+  const file = fileURLToPath(new URL('./fixtures/fan-out.ts', import.meta.url))
+  const args = ['--expose-gc', '--min-semi-space-size=64', '--max-semi-space-size=64', '--import', 'tsx', file]
+  const { stdout } = await promisify(execFile)(process.execPath, args, { env: { PATH: process.env.PATH, ...uncovered } })
+  const { one, fifty } = JSON.parse(stdout) as { one: number, fifty: number }
+  t.comment(`bytes for each member: ${Math.round(one)} in a turn of one event, ${Math.round(fifty)} in one of fifty`)
+  t.ok(fifty / 50 < 6, 'an event less than a place in an array, let alone an object')
+  t.ok(one < 96, 'a turn a place in the list of who waits, which grows by copies, and no closure or promise')
+})

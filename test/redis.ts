@@ -1,0 +1,69 @@
+// Real servers for tests, each on a port of its own; what Debian may have started is not used.
+import { spawn } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { createServer } from 'node:net'
+import type { AddressInfo } from 'node:net'
+import { delimiter, join } from 'node:path'
+import { createClient } from '@redis/client'
+import { Redis as IoRedis } from 'ioredis'
+import { Redis as IoValkey } from 'iovalkey'
+import type { Test } from 'tap'
+import type { RedisOptions } from '../lib/backplanes/redis.ts'
+
+const executable = (process.env.PATH ?? '').split(delimiter).map((folder) => join(folder, 'redis-server')).find((path) => existsSync(path))
+
+/** Runs the tests of a file where there is a server, else says by name that they are skipped. */
+export function withRedis (t: Test, tests: () => void): void {
+  if (executable !== undefined) tests()
+  else if (process.env.REQUIRE_SERVICES === '1') throw new Error('redis-server is not installed')
+  else t.plan(0, 'redis-server is not installed')
+}
+
+export interface RedisServer { readonly port: number, readonly url: string, readonly process: ChildProcess, stop (signal?: NodeJS.Signals): Promise<void> }
+
+export async function freePort (): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  await new Promise((resolve) => server.close(resolve))
+  return port
+}
+
+/** A server that keeps nothing, ended after the test. */
+export async function redisServer (t: Test, port?: number, args: string[] = []): Promise<RedisServer> {
+  port ??= await freePort()
+  const child = spawn(executable as string, ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--daemonize', 'no', ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const ended = new Promise((resolve) => child.once('exit', resolve))
+  const stop = async (signal: NodeJS.Signals = 'SIGKILL'): Promise<void> => { child.kill(signal); await ended }
+  t.after(() => stop())
+  await new Promise<void>((resolve, reject) => {
+    let said = ''
+    child.stdout.setEncoding('utf8').on('data', (text: string) => { said += text; if (said.includes('Ready to accept connections')) resolve() })
+    void ended.then(() => reject(new Error(said)))
+  })
+  return { port, url: `redis://127.0.0.1:${port}`, process: child, stop }
+}
+
+type Given = RedisOptions['client']
+
+/** One client of each library that is supported, ended after the test. */
+export const clients: Record<'@redis/client' | 'ioredis' | 'iovalkey', (t: Test, port: number) => Promise<Given>> = {
+  async '@redis/client' (t, port) {
+    const client = createClient({ url: `redis://127.0.0.1:${port}` })
+    client.on('error', () => {})
+    await client.connect()
+    t.after(() => client.destroy())
+    return client
+  },
+  async ioredis (t, port) {
+    const client = new IoRedis(port, '127.0.0.1')
+    t.after(() => client.disconnect())
+    return client
+  },
+  async iovalkey (t, port) {
+    const client = new IoValkey(port, '127.0.0.1')
+    t.after(() => client.disconnect())
+    return client
+  }
+}

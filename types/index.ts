@@ -1,0 +1,5 @@
+export type * from './api.ts'
+export type * from './transport.ts'
+export type * from './backplane.ts'
+export type * from './routes.ts'
+export type * from './fastify.ts'
