@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import type * as api from '../types/api.ts'
 import type { Acceptance, CloseReason, Link as TransportLink, Wire } from '../types/transport.ts'
@@ -12,6 +11,7 @@ import { toEvent } from './event.ts'
 import type { Checks } from './event.ts'
 import type { Framed } from './frame.ts'
 import { Hold } from './hold.ts'
+import { newId } from './ids.ts'
 import type { Link, Outlet } from './outbox.ts'
 import { Returning } from './returning.ts'
 import type { Member, Roster } from './roster.ts'
@@ -23,10 +23,11 @@ const LAGGING = 2
 const CLOSED = 3
 
 const nowhere: ReadonlySet<string> = new Set()
+const none: ReadonlyArray<Roster<Connection>> = []
 
 /** One client on one wire. */
 export class Connection implements TransportLink, Outlet, Member {
-  readonly id = randomBytes(16).toString('base64url')
+  readonly id = newId()
   readonly transport: string
   readonly request: FastifyRequest
   readonly lastEventId: string | undefined
@@ -54,7 +55,7 @@ export class Connection implements TransportLink, Outlet, Member {
   pingedAt: number
 
   /** Topics, and how many of them are kept. */
-  rosters: Set<Roster<Connection>> = new Set()
+  rosters: ReadonlyArray<Roster<Connection>> = none
   kept = 0
   roomNames: Set<string> | null = null
   readonly broadcast: boolean
@@ -67,7 +68,7 @@ export class Connection implements TransportLink, Outlet, Member {
   #joining = false // held until its first kept topic is acknowledged
   #opened = false
   readonly checks: Checks
-  readonly #onDisconnect: ((end: api.Disconnect) => void) | null
+  readonly #onDisconnect: Acceptance['onDisconnect']
   // made when somebody asks: most never do
   #state: api.ConnectionState | null = null
   #hold: Hold | null = null
@@ -83,7 +84,7 @@ export class Connection implements TransportLink, Outlet, Member {
     this.broadcast = broadcast
     this.tail = this.root = host.outbox.root(wire.encoding)
     this.wroteAt = this.pingedAt = host.clock.tick
-    this.#onDisconnect = onDisconnect ?? null
+    this.#onDisconnect = onDisconnect
     this.returning = wire.bare || lastEventId === undefined || lastEventId === '' ? null : new Returning()
     if (this.returning !== null) this.mode = HELD
     this.checks = serialize === undefined ? host.checks : { ...host.checks, serialize }
@@ -281,7 +282,7 @@ export class Connection implements TransportLink, Outlet, Member {
     if (this.mode !== CLOSED) this.#leave(reason)
     const end = this.#ending.finish(clean, this)
     if (end === null) return
-    this.#onDisconnect?.(end)
+    this.#onDisconnect?.(end, this)
     this.host.disconnected(this, end)
   }
 

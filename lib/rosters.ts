@@ -44,7 +44,7 @@ export class Rosters {
     const isNew = !roster.members.has(connection)
     if (isNew) {
       roster.members.add(connection)
-      connection.rosters.add(roster)
+      connection.rosters = connection.rosters.concat(roster) // an array that grows would have room for 17
       if (roster.kept) connection.kept++
       if (roster.isRoom) {
         (connection.roomNames ??= new Set()).add(name)
@@ -56,7 +56,7 @@ export class Rosters {
 
   exit (connection: Connection, roster: Roster<Connection>): void {
     if (!roster.members.delete(connection)) return
-    connection.rosters.delete(roster)
+    connection.rosters = connection.rosters.filter((other) => other !== roster)
     if (roster.kept) connection.kept--
     const { isRoom } = roster
     const isEmpty = roster.members.size === 0

@@ -2,11 +2,14 @@ import type { IncomingMessage, Server } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
 
+const ROOM = 64
+
 /** What keeps a server open though no request is under way: sockets and HTTP/2 sessions that nobody uses. */
 export class Sockets {
   readonly #server: Server
   /** On which no request was made; an upgrade is none. */
   readonly #fresh = new Set<Socket>()
+  #room = ROOM // beyond it those that are gone are taken out: a listener on every socket would cost 400 bytes
   readonly #sessions = new Map<ServerHttp2Session, Socket>()
 
   constructor (server: Server, isHttp2: boolean) {
@@ -21,8 +24,8 @@ export class Sockets {
       })
     } else {
       server.on(connected, (socket: Socket) => {
+        if (this.#fresh.size >= this.#room) this.#sweep()
         this.#fresh.add(socket)
-        socket.once('close', () => this.#fresh.delete(socket))
       })
       server.on('request', ({ socket }: IncomingMessage) => this.#fresh.delete(socket))
     }
@@ -52,6 +55,11 @@ export class Sockets {
   }
 
   * #unanswered (): Generator<Socket> {
-    for (const socket of this.#fresh) if (socket.bytesWritten === 0) yield socket
+    for (const socket of this.#fresh) if (!socket.destroyed && socket.bytesWritten === 0) yield socket
+  }
+
+  #sweep (): void {
+    for (const socket of this.#fresh) if (socket.destroyed) this.#fresh.delete(socket)
+    this.#room = 2 * this.#fresh.size + ROOM
   }
 }

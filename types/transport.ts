@@ -79,8 +79,8 @@ export interface Acceptance {
   maxAge?: number | undefined
   /** Ends the connection when no event was sent for so many milliseconds. */
   inactivity?: number | undefined
-  /** Called once, when the wire is closed. */
-  onDisconnect?: ((end: Disconnect) => void) | undefined
+  /** Called once, when the wire is closed, with what `openConnection` gave. */
+  onDisconnect?: ((end: Disconnect, link: Link) => void) | undefined
 }
 
 /** The side of a connection that its transport sees. */

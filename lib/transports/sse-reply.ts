@@ -39,7 +39,7 @@ export class SseReply {
   readonly #reply: FastifyReply
   readonly #registry: Registry
   readonly #wire: SseWire
-  readonly #timer: NodeJS.Timeout
+  #timer: NodeJS.Timeout | null
   #refusal: Error | null
   #feed: Feed | null = null
   #state: 0 | 1 | 2 | 3 = PENDING
@@ -141,7 +141,7 @@ export class SseReply {
   decline (): void {
     if (this.#state === TAKEN || this.#state === ANSWERED) return
     this.#rollBack()
-    this.#outcome?.resolve(this.#reply)
+    this.#resolve(this.#reply)
   }
 
   /** The handler or the source failed: an ordinary answer while nothing is sent, a stream that is cut after. */
@@ -173,7 +173,7 @@ export class SseReply {
 
   #wake (): void {
     if (this.#state !== PENDING || !this.#begun || !(this.#due || (this.#settled && this.#arrived))) return
-    clearTimeout(this.#timer)
+    this.#stop()
     if (this.#wire.over) return this.#leave()
     if (this.#refusal !== null) return this.#turnAway(this.#refusal)
     this.#state = SENDING
@@ -185,7 +185,7 @@ export class SseReply {
   #leave (): void {
     this.#state = TAKEN
     this.#reply.hijack()
-    this.#outcome?.resolve()
+    this.#resolve()
   }
 
   #turnAway (refusal: Error): void {
@@ -211,7 +211,6 @@ export class SseReply {
       return false
     }
     raw.writeHead(statusCode, headOf(this.#reply))
-    raw.flushHeaders()
     this.#state = TAKEN
     this.#reply.hijack()
     this.#wire.open()
@@ -219,7 +218,7 @@ export class SseReply {
     if (this.#settled || this.#feed !== null) this.connection.settled()
     if (this.#failed !== null) this.#fail(this.#failed.err)
     else if (this.#feed !== null) void this.#run(this.#feed)
-    this.#outcome?.resolve()
+    this.#resolve()
     return true
   }
 
@@ -233,10 +232,21 @@ export class SseReply {
     }
   }
 
+  // what is not needed any more is let go: Fastify holds the reply, and with it this, as long as the stream lasts
+  #resolve (reply?: FastifyReply): void {
+    this.#outcome?.resolve(reply)
+    this.#outcome = null
+  }
+
+  #stop (): void {
+    if (this.#timer !== null) clearTimeout(this.#timer)
+    this.#timer = null
+  }
+
   #rollBack (): void {
     if (this.#state === SENDING) unsetHead(this.#reply)
     this.#state = ANSWERED
-    clearTimeout(this.#timer)
+    this.#stop()
     this.connection.closed(reasons.refused, false)
   }
 }

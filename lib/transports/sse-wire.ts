@@ -80,11 +80,18 @@ export class SseWire implements Wire {
     return this.#blocked ? Math.max(length, this.highWaterMark + 1) : length
   }
 
-  /** The head has been sent. */
+  /** The head goes out, and in one write with it what waited for it. */
   open (): void {
+    this.#socket?.cork()
+    ;(this.#raw as ServerResponse).flushHeaders()
+    this.#open()
+    this.#socket?.uncork()
+  }
+
+  #open (): void {
     // what waits for its turn waits here: node would stop to read a socket, and not hear of its end
     if (isHttp1(this.#raw) && this.#raw.socket === null) {
-      this.#raw.once('socket', () => setImmediate(() => this.open()))
+      this.#raw.once('socket', () => setImmediate(() => this.#open()))
       return
     }
     const early = this.#early as Uint8Array[]
@@ -101,8 +108,7 @@ export class SseWire implements Wire {
   #hold (socket: Socket): void {
     discardBody((this.#raw as ServerResponse).req)
     this.#timeout = socket.timeout ?? 0
-    socket.setTimeout(0) // a quiet stream is no idle one: it has its own heartbeat
-    this.#raw.prependListener('finish', rawFinished) // before node sets that of an idle socket
+    if (this.#timeout > 0) this.#setTimeout(0) // a quiet stream is no idle one: it has its own heartbeat
     ;(socket as Wired)[kWire] = this
     socket.on('end', clientEnded)
   }
@@ -154,7 +160,14 @@ export class SseWire implements Wire {
     if (reason.code === reasons.failed.code) this.#cut()
     else this.#end()
     if (reason.code === reasons.slow.code) this.#patience = setTimeout(() => this.terminate(), CLOSING).unref()
-    else if (this.#socket !== null || !isHttp1(this.#raw)) this.#raw.setTimeout(CLOSING, () => this.terminate()) // not while it takes some of it
+    else if (this.#socket !== null || !isHttp1(this.#raw)) this.#setTimeout(CLOSING) // not while it takes some of it
+  }
+
+  // restored when the response is finished, before node sets that of an idle socket
+  #setTimeout (milliseconds: number): void {
+    if (this.#socket !== null) this.#raw.removeListener('finish', rawFinished).prependListener('finish', rawFinished)
+    if (milliseconds === 0) this.#socket?.setTimeout(0)
+    else this.#raw.setTimeout(milliseconds, () => this.terminate())
   }
 
   #end (): void {

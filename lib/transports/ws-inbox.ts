@@ -27,14 +27,14 @@ export class Inbox implements Receiver {
   readonly #settings: WsSettings
   readonly #read: Read | null
   readonly #drain: Drain
-  #waiting: Waiting[] = []
+  #waiting: Waiting[] = nothing // one that was ever filled has room for 17
   #bytes = 0
   #busy = false // a handler is at work
-  #work: Promise<void> = Promise.resolve()
+  #work: Promise<void> | null = null
   #over = false
   #strikes = 0
   #tokens: number
-  #filledAt = performance.now()
+  #filledAt: number
 
   constructor (connection: Connection, wire: WsWire, handlers: WsHandlers<unknown>, settings: WsSettings, read: Read | null, drain: Drain) {
     this.#connection = connection
@@ -44,6 +44,7 @@ export class Inbox implements Receiver {
     this.#read = read
     this.#drain = drain
     this.#tokens = settings.messageRate
+    this.#filledAt = settings.messageRate > 0 ? performance.now() : 0
   }
 
   connect (): void {
@@ -57,6 +58,7 @@ export class Inbox implements Receiver {
     if (this.#wire.closing || this.#over) return
     if (this.#settings.messageRate > 0 && !this.#pay()) return this.#connection.end(reasons.flooding)
     if (this.#handlers.onMessage === undefined) return
+    if (this.#waiting === nothing) this.#waiting = []
     this.#waiting.push({ data, isBinary })
     this.#bytes += data.byteLength
     if (!this.#busy) this.#begin(null)
@@ -84,10 +86,12 @@ export class Inbox implements Receiver {
       await this.#fail(err)
     }
     this.#busy = false
+    this.#work = null
   }
 
   #next (): Waiting | undefined {
-    if (this.#wire.closing || this.#over) this.#waiting = []
+    if (this.#waiting === nothing) return undefined
+    if (this.#wire.closing || this.#over) this.#waiting = nothing
     const next = this.#waiting.shift()
     if (next !== undefined) this.#bytes -= next.data.byteLength
     if (this.#wire.paused && !this.#isFull) this.#wire.resume()
@@ -127,7 +131,7 @@ export class Inbox implements Receiver {
 
   /** The wire is closed. Resolves when the application has been told. */
   async disconnected (end: Disconnect): Promise<void> {
-    if (this.#busy) await within(PATIENCE, this.#work)
+    if (this.#busy) await within(PATIENCE, this.#work ?? done)
     this.#over = true
     try {
       await this.#handlers.onDisconnect?.(this.#connection, end)
@@ -148,6 +152,9 @@ export class Inbox implements Receiver {
     return true
   }
 }
+
+const nothing: Waiting[] = []
+const done = Promise.resolve()
 
 function isThenable (value: unknown): value is PromiseLike<unknown> {
   return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function'

@@ -2,7 +2,9 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, FastifySchemaCompil
 import { validateHeaderName, validateHeaderValue } from 'node:http'
 import { WebSocketServer } from 'ws'
 import type { Server } from 'ws'
-import type { WsHandlers, WsOptions } from '../../types/api.ts'
+import type { Disconnect, WsHandlers, WsOptions } from '../../types/api.ts'
+import type { Link } from '../../types/transport.ts'
+import type { Connection } from '../connection.ts'
 import { OriginError, RouteError, UpgradeRequiredError } from '../errors.ts'
 import { lastEventIdIn } from '../event.ts'
 import type { Identified } from '../identity.ts'
@@ -47,6 +49,7 @@ export class WsRoute {
   #headers: string[] = []
   #protocol: string | false = false
   #read: Read | null = null
+  readonly #onDisconnect = (end: Disconnect, link: Link): void => this.#registry.drain.working((link as Connection & { wire: WsWire }).wire.disconnected(end))
 
   constructor (fastify: FastifyInstance, registry: Registry, upgrades: Upgrades, defaults: WsSettings, route: Route) {
     const { handler } = route as { handler: unknown }
@@ -133,9 +136,11 @@ export class WsRoute {
     reply.hijack()
     upgrade.release()
     const { socket, head } = upgrade
+    socket.cork() // the answer and what onConnect sends go out in one write
     this.#server.handleUpgrade(deflation.request, socket, head, (ws) => {
       this.#connect(request, new WsWire(ws, socket, lastEventId !== undefined, deflation.windowBits), who, lastEventId)
     })
+    socket.uncork()
   }
 
   #onError (request: FastifyRequest, reply: FastifyReply, error: Error, done: () => void): void {
@@ -150,12 +155,13 @@ export class WsRoute {
       wire,
       lastEventId,
       broadcast: this.#settings.broadcast,
-      onDisconnect: (end) => drain.working(inbox.disconnected(end))
+      onDisconnect: this.#onDisconnect
     }, who)
     const inbox = new Inbox(connection, wire, this.#handlers, this.#settings, this.#read, drain)
     wire.attach(connection, inbox, this.#registry.outbox)
     connection.opened()
     inbox.connect()
+    this.#registry.outbox.write(connection)
   }
 
   #choose (request: FastifyRequest): string | false {

@@ -28,7 +28,7 @@ export class Upgrades {
   readonly #registry: Registry
   readonly #router: FindMyWay.Instance<FindMyWay.HTTPVersion.V1>
   readonly #pending = new WeakMap<IncomingMessage, Upgrade>()
-  readonly #underway = new Map<Duplex, NodeJS.Timeout>()
+  readonly #underway = new Map<Duplex, () => void>()
 
   private constructor (fastify: FastifyInstance, registry: Registry) {
     this.#fastify = fastify
@@ -140,12 +140,16 @@ export class Upgrades {
   // node has taken its own timers away too
   #bound (socket: Duplex): void {
     const timer = setTimeout(() => socket.destroy(), this.#server.headersTimeout || PATIENCE).unref()
-    this.#underway.set(socket, timer)
-    socket.once('close', () => this.#free(socket))
+    const closed = (): void => this.#free(socket)
+    socket.on('close', closed)
+    this.#underway.set(socket, () => {
+      clearTimeout(timer)
+      socket.removeListener('close', closed) // it may live for long
+    })
   }
 
   #free (socket: Duplex): void {
-    clearTimeout(this.#underway.get(socket))
+    this.#underway.get(socket)?.()
     this.#underway.delete(socket)
   }
 }

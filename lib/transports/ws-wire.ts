@@ -1,13 +1,17 @@
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { WebSocket } from 'ws'
+import type { Disconnect } from '../../types/api.ts'
 import type { CloseReason, Encoding, Link, Wire } from '../../types/transport.ts'
 import * as reasons from '../close-reasons.ts'
 import type { Outbox, Outlet } from '../outbox.ts'
 import { wsBare, wsDeflated, wsResume } from './ws-frame.ts'
 
 /** What a wire hands up beside what its connection is told. */
-export interface Receiver { message (data: Buffer, isBinary: boolean): void }
+export interface Receiver {
+  message (data: Buffer, isBinary: boolean): void
+  disconnected (end: Disconnect): Promise<void>
+}
 
 const nothing = new Uint8Array(0)
 const CLOSING = 5_000 // without a sign of the other end, once it is closed
@@ -124,6 +128,8 @@ export class WsWire implements Wire {
     this.missed = 0
     this.#receiver.message(data, isBinary)
   }
+
+  disconnected (end: Disconnect): Promise<void> { return this.#receiver.disconnected(end) }
 
   failed ({ code = '' }: Error & { code?: string }): void {
     if (this.#reason === null) this.#link.end(reasons.broken(codes[code] ?? (code.startsWith('WS_ERR_') ? 1002 : 1007)))

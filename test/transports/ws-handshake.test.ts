@@ -440,7 +440,7 @@ t.test('a handshake that takes too long is cut, one that was refused too', async
   t.after(() => clearInterval(trickle))
   const refused = await rawUpgrade(t, port, '/refused')
   const unknown = await rawUpgrade(t, port, '/unknown')
-  await until(() => hangs.ended && trickles.ended)
+  await until(() => hangs.ended && (trickles.ended || trickles.closed)) // bytes that nobody has read make a reset of it
   t.equal(hangs.status, 0)
   t.match([refused.status, unknown.status], [500, 404])
   const sockets = (): Promise<number> => new Promise((resolve) => app.server.getConnections((_err, count) => resolve(count)))
