@@ -37,9 +37,8 @@ export async function create ({ kind, heartbeatMs, deflate, gen, first }) {
   }
 
   app.get('/sse', { sse: true }, (request, reply) => opened(reply.sse(), request.url))
-  app.get('/stream', { sse: true }, async function * (request) {
-    for await (const event of gen(request.url)) yield { data: event }
-  })
+  const toData = { map: (data) => ({ data }) }
+  app.get('/stream', { sse: true }, (request, reply) => { reply.sse(gen(request.url), toData) })
   app.get('/ws', { ws: true }, {
     onConnect: (connection, request) => opened(connection, request.url),
     onMessage (connection, message) { connection.send(message) }

@@ -1,6 +1,5 @@
 import type { Readable } from 'node:stream'
 import type * as api from '../types/api.ts'
-import type { Encoding } from '../types/transport.ts'
 import { checkOptions, isThenable, kindOf } from './arguments.ts'
 import { SourceError } from './errors.ts'
 import { toEvent } from './event.ts'
@@ -13,11 +12,11 @@ export interface Sink {
   readonly released: boolean
   readonly buffered: number
   readonly checks: Checks
-  readonly wire: { readonly highWaterMark: number, readonly encoding: Encoding }
+  readonly wire: { readonly highWaterMark: number }
   readonly signal: AbortSignal
   readonly request: { readonly log: { warn (fields: object, message: string): void }, readonly routeOptions: { url?: string | undefined } }
   hasRoom (bytes: number): boolean
-  send (event: api.Sendable): boolean
+  give (event: CheckedEvent): void
   drained (mark?: number): Promise<void>
   whenReleased (): Promise<void>
 }
@@ -145,16 +144,16 @@ export class Feed {
   /** Null, or what is to be awaited before the next: mostly there is nothing, and an item costs one promise, its own. */
   #give (event: CheckedEvent): Promise<void> | null {
     const sink = this.#sink
-    if (!sink.released || !sink.hasRoom(event.framed.frame(sink.wire.encoding).length)) return this.#giveLater(event)
-    sink.send(event as unknown as api.Sendable)
+    if (!sink.released || !sink.hasRoom(event.size)) return this.#giveLater(event)
+    sink.give(event)
     return sink.buffered >= sink.wire.highWaterMark ? sink.drained() : null
   }
 
   async #giveLater (event: CheckedEvent): Promise<void> {
     const sink = this.#sink
     await sink.whenReleased()
-    while (sink.open && !sink.hasRoom(event.framed.frame(sink.wire.encoding).length)) await sink.drained(0)
-    sink.send(event as unknown as api.Sendable)
+    while (sink.open && !sink.hasRoom(event.size)) await sink.drained(0)
+    sink.give(event)
     if (sink.buffered >= sink.wire.highWaterMark) await sink.drained()
   }
 

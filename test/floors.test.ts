@@ -10,7 +10,7 @@ const floors = [
   /^lib\/(errors|close-reasons|deflate|event-parser|transports\/[\w-]+-frame)$/,
   /^lib\/(arguments|event|frame|identity|ids|options|origin|parcel)$/,
   /^lib\/(admission|aging-map|backlog|connection-host|drain|ending|heartbeat|history|hold|nodes|outbox|present-room|replay|returning|room|roster|signals|sockets|source|topics)$/,
-  /^lib\/(connection|presence)$/,
+  /^lib\/(connection|outgoing|presence)$/,
   /^lib\/backplanes\/[\w-]+$/,
   /^lib\/(node|orders|resume|rosters)$/,
   /^lib\/registry$/,

@@ -348,3 +348,69 @@ t.test('whatever joins, leaves, is spared, is sent to directly or closes, everyb
   }
   t.ok(Object.values(seen).every((count) => count > 10), JSON.stringify(seen))
 })
+
+/** Text in brackets, so that it can be seen what was made bytes of at once. */
+class Packing extends Counted {
+  pack (text: string): Uint8Array { return Buffer.from(`[${text}]`) }
+  override frame (event: RealEvent): Uint8Array { return this.pack(this.text(event)) }
+}
+
+function give (taker: Taker, text: string): void {
+  if (taker.tail.before === null) taker.outbox.wait(taker)
+  taker.tail = taker.tail.add(toEvent(text, { maxBytes: Infinity }))
+}
+
+t.test('the text of a source\'s events becomes bytes at once, where nothing stands between them', async (t) => {
+  const { outbox } = outboxOf()
+  const packing = new Packing('p')
+  const [one, other] = [new Taker(outbox, packing, '1'), new Taker(outbox, packing, '2')]
+  const shared = framed('room', 7)
+  for (const text of ['a', 'ü', 'c']) give(one, text)
+  for (const taker of [one, other]) taker.deliver(shared)
+  give(one, 'd')
+  give(other, 'e')
+  const size = one.tail.size
+  await turn()
+  t.strictSame([one.text, other.text], ['[p:a;p:ü;p:c;][p:room;][p:d;]', '[p:room;][p:e;]'])
+  t.equal(size + '[]'.length, Buffer.byteLength(one.text), 'what waits is counted but for what is put around it')
+  t.strictSame([one.count, one.offset, other.count, other.offset], [5, 7, 2, 7])
+  const plain = new Taker(outbox, new Counted('c'), '3')
+  give(plain, 'x')
+  give(plain, 'y')
+  t.equal(plain.tail.unkept, 2)
+  give(one, 'z')
+  give(one, 'z')
+  one.deliver(framed('kept', 8))
+  t.equal(one.tail.unkept, 2)
+  one.close()
+  await turn()
+  t.equal(plain.text, 'c:x;c:y;', 'an encoding whose frames cannot be joined makes each by itself')
+  t.ok(one.text.endsWith('[p:z;p:z;][p:kept;]'), 'a close lets out what waited')
+})
+
+t.test('events of sources and of rooms keep their order, whatever their sizes', async (t) => {
+  const { outbox } = outboxOf()
+  const packing = new Packing('p')
+  const takers = Array.from({ length: 8 }, (_, i) => new Taker(outbox, packing, String(i)))
+  const expected = takers.map(() => '')
+  let seed = 7
+  const random = (below: number): number => (seed = (seed * 48_271) % 2_147_483_647) % below
+  for (let step = 0; step < 3_000; step++) {
+    const text = `${step}${'x'.repeat(random(200) === 0 ? LARGE : random(30))}`
+    if (random(3) > 0) {
+      const at = random(takers.length)
+      give(takers[at] as Taker, text)
+      expected[at] += `p:${text};`
+    } else {
+      const event = framed(text, random(2) * step)
+      takers.forEach((taker, at) => {
+        if (random(4) === 0) return
+        taker.deliver(event)
+        expected[at] += `p:${text};`
+      })
+    }
+    if (random(40) === 0) await turn()
+  }
+  await turn()
+  t.strictSame(takers.map(({ text }) => text.replace(/[[\]]/g, '')), expected)
+})

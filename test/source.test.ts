@@ -30,11 +30,15 @@ class FakeSink implements Sink {
   get signal (): AbortSignal { return this.#abort.signal }
   hasRoom (bytes: number): boolean { return this.buffered + bytes <= this.room || this.buffered === 0 }
   send (event: Sendable): boolean {
-    if (!this.open) return false
-    const { framed, text, bytes } = event as unknown as CheckedEvent
+    this.give(event as unknown as CheckedEvent)
+    return this.open
+  }
+
+  give (event: CheckedEvent): void {
+    if (!this.open) return
+    const { framed, text, bytes } = event
     this.buffered += framed.frame(encodings.one).length
     this.sent.push(text ?? bytes)
-    return true
   }
 
   drained (mark: number = this.wire.highWaterMark): Promise<void> {

@@ -28,6 +28,9 @@ export interface Encoding {
   readonly name: string
   /** May be empty: then this encoding has nothing to say of the event. */
   frame (event: RealEvent): Uint8Array
+  /** Where frames are text that can be joined: that text. What `pack` makes of several says the same as their frames. */
+  text? (event: RealEvent): string
+  pack? (text: string): Uint8Array
 }
 
 /** Why a connection ends. */

@@ -27,18 +27,38 @@ function lines (field: string, value: string): string {
   return out
 }
 
+/** Bytes that every client can read, wherever it came in. */
+export interface SseEncoding extends Encoding {
+  /** Begins each stream. */
+  readonly head: Uint8Array | null
+  text (event: RealEvent): string
+  pack (text: string): Uint8Array
+}
+
 /** For a response that frames its own body: HTTP/2, HTTP/1.0, inject. */
-export const sse: Encoding = {
+export const sse: SseEncoding = {
   name: 'sse',
-  frame: (event) => Buffer.from(sseText(event))
+  head: null,
+  frame: (event) => Buffer.from(sseText(event)),
+  text: sseText,
+  pack: (text) => Buffer.from(text)
 }
 
 /** With the header of an HTTP/1.1 chunk, so that one shared buffer goes straight to every socket. RFC 9112, section 7.1. */
-export const sseChunked: Encoding = {
+export const sseChunked: SseEncoding = {
   name: 'sse-chunked',
-  frame: (event) => chunk(sseText(event))
+  head: null,
+  frame: (event) => chunk(sseText(event)),
+  text: sseText,
+  pack: chunk
 }
 
 export function chunk (text: string): Buffer {
   return Buffer.from(`${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n`)
 }
+
+export function chunked (bytes: Buffer): Buffer {
+  return Buffer.concat([Buffer.from(`${bytes.length.toString(16)}\r\n`), bytes, CRLF])
+}
+
+const CRLF = Buffer.from('\r\n')
