@@ -2,7 +2,7 @@
 # Installs the programs that the tests talk to, where that is possible; says loudly which are missing where it is not.
 # SKIP_SERVICES installs nothing, REQUIRE_SERVICES makes a missing one an error.
 set -u
-services='chromium redis-server nats-server'
+services='chromium curl redis-server nats-server'
 missing () { for p in $services; do command -v "$p" > /dev/null 2>&1 || printf ' %s' "$p"; done; }
 want=$(missing)
 if [ -n "$want" ] && [ -z "${SKIP_SERVICES:-}" ] && [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then

@@ -19,7 +19,7 @@ export const defaults = Object.freeze({
   maxPerAddress: 0,
   maxRooms: 100,
   maxEventBytes: MiB,
-  sse: Object.freeze({ accept: 'sse', retry: 0, maxAge: 900_000, inactivity: 0, headStart: 20 }),
+  sse: Object.freeze({ accept: 'sse', retry: 0, maxAge: 900_000, inactivity: 0, headStart: 20, compression: false }),
   ws: Object.freeze({ maxPayload: MiB, maxPending: 16, messageRate: 0, compression: false })
 } as const)
 
@@ -219,6 +219,7 @@ export interface SseSettings {
   headStart: number
   allowedOrigins: AllowedOrigins | undefined
   broadcast: boolean | undefined
+  compression: boolean
 }
 
 /** Options of `sseReal`, of a route over those of its plugin, or of one reply over those of its route. */
@@ -233,7 +234,8 @@ export function checkSse (given: SseOptions, path: string, over: SseSettings | n
     inactivity: reader.milliseconds('inactivity', base.inactivity),
     headStart: reader.milliseconds('headStart', base.headStart),
     allowedOrigins: (isReply ? undefined : reader.origins()) ?? base.allowedOrigins,
-    broadcast: reader.flag('broadcast', base.broadcast)
+    broadcast: reader.flag('broadcast', base.broadcast),
+    compression: reader.flag('compression', base.compression)
   }
   if (isReply) reader.function('map')
   reader.done()

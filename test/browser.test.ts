@@ -111,6 +111,31 @@ function tests (browser: Browser): void {
     t.equal(connections.stats().gaps, 0)
   })
 
+  t.test('an EventSource reads what is compressed once for all, also when it comes late', async (t) => {
+    const COUNT = 60
+    const { app, tab, got } = await listener(t, { sse: { compression: true } }, (app) => {
+      app.get('/numbers', { sse: true }, async (_request, reply) => { await reply.sse().join('numbers') })
+    })
+    const room = app.connections.room('numbers')
+    await until(() => room.size === 1)
+    const row = (n: number): object => ({ event: 'number', data: n, comment: 'ü'.repeat(n % 2 === 0 ? 1 : 400) })
+    for (let n = 1; n <= COUNT / 2; n++) await room.send(row(n))
+    await until(async () => (await got()).at(-1) === COUNT / 2)
+    await tab.page.evaluate(`
+      late = []
+      encoding = fetch('/numbers').then(({ headers }) => headers.get('content-encoding'))
+      new EventSource('/numbers').addEventListener('number', ({ data }) => late.push(Number(data)))
+    `)
+    await until(() => room.size === 3)
+    for (let n = COUNT / 2 + 1; n <= COUNT; n++) await room.send(row(n))
+    await until(async () => (await got()).at(-1) === COUNT && ((await tab.page.evaluate('late')) as number[]).at(-1) === COUNT)
+    const numbers = Array.from({ length: COUNT }, (_, i) => i + 1)
+    t.strictSame(await got(), ['ready', ...numbers])
+    t.strictSame(await tab.page.evaluate('late'), numbers.slice(COUNT / 2))
+    t.equal(await tab.page.evaluate('encoding'), 'gzip')
+    t.strictSame(tab.problems, [])
+  })
+
   t.test('an EventSource that was cut before its first event loses none', async (t) => {
     let visits = 0
     const { app, got } = await listener(t, {}, (app) => {

@@ -38,7 +38,7 @@ t.test('the defaults are those that are documented, in one frozen literal', asyn
     maxPerAddress: 0,
     maxRooms: 100,
     maxEventBytes: MiB,
-    sse: { accept: 'sse', retry: 0, maxAge: 900_000, inactivity: 0, headStart: 20 },
+    sse: { accept: 'sse', retry: 0, maxAge: 900_000, inactivity: 0, headStart: 20, compression: false },
     ws: { maxPayload: MiB, maxPending: 16, messageRate: 0, compression: false }
   })
   for (const part of [defaults, ...Object.values(defaults)]) t.ok(Object.isFrozen(part))
@@ -132,6 +132,7 @@ const others: Array<[where: 'connections' | 'sse' | 'ws', option: string, wrong:
   ['sse', 'accept', [true, 'SSE', '', null, 'json'], ['sse', 'dual'], 'must be one of sse, dual, got '],
   ['sse', 'allowedOrigins', notOrigins, [[], ['null'], ['https://example.com', 'http://localhost:3000', 'http://[::1]:3000', 'capacitor://localhost', 'chrome-extension://abcdef', 'file://'], () => true], 'must '],
   ['sse', 'broadcast', notBoolean, [true, false], 'must be true or false, got '],
+  ['sse', 'compression', notBoolean, [true, false], 'must be true or false, got '],
   ['ws', 'allowedOrigins', notOrigins, [[], ['https://example.com'], () => true], 'must '],
   ['ws', 'broadcast', notBoolean, [true, false], 'must be true or false, got '],
   ['ws', 'compression', notBoolean, [true, false], 'must be true or false, got '],

@@ -382,6 +382,11 @@ export interface SseOptions {
   allowedOrigins?: AllowedOrigins | undefined
   /** Takes what is sent to everybody and to its user. Default: true for a stream without a source. */
   broadcast?: boolean | undefined
+  /**
+   * gzip (RFC 1952) for clients that accept it: an event of 256 bytes or more is compressed once for all of them, with nothing kept from one
+   * to the next. Never where secrets of a user stand in one event with what an attacker chooses (BREACH). Default: false.
+   */
+  compression?: boolean | undefined
 }
 
 /** Options of `reply.sse()`, over those of the route. */

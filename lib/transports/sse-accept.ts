@@ -26,6 +26,18 @@ export function acceptability (header: string | undefined): Acceptability {
   return { acceptable: quality > 0, wanted: specific === NAMED && quality > 0 && quality >= best }
 }
 
+/** gzip is listed, or everything, and it is not refused. RFC 9110, section 12.5.3. */
+export function acceptsGzip (header: string | undefined): boolean {
+  let quality: number | null = null
+  let any = 0
+  for (const coding of (header ?? '').split(',')) {
+    const [name, ...parameters] = coding.split(';').map((part) => part.trim().toLowerCase()) as [string, ...string[]]
+    if (name === 'gzip' || name === 'x-gzip') quality = Math.max(quality ?? 0, qualityOf(parameters))
+    else if (name === '*') any = qualityOf(parameters)
+  }
+  return (quality ?? any) > 0
+}
+
 function qualityOf (parameters: string[]): number {
   const given = parameters.find((parameter) => parameter.startsWith('q='))?.slice(2)
   const q = given === undefined || given === '' ? 1 : Number(given)

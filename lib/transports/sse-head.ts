@@ -2,7 +2,7 @@ import type { OutgoingHttpHeaders } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { checkLastEventId, lastEventIdIn } from '../event.ts'
 import type { Registry } from '../registry.ts'
-import { acceptability } from './sse-accept.ts'
+import { acceptability, acceptsGzip } from './sse-accept.ts'
 
 /** Handed to Fastify so that its onSend hooks run. Nothing reads it: our own onSend hook, the last, takes the reply over. */
 export const HEAD: object = Object.freeze({ pipe: nothing, resume: nothing, on: nothing })
@@ -10,16 +10,30 @@ export const HEAD: object = Object.freeze({ pipe: nothing, resume: nothing, on: 
 const EVENT_STREAM = 'text/event-stream'
 const FULL = 30_000 // before an EventSource that found no room tries again, at least
 
+/** Whether what is sent is compressed, as far as the client and whoever has answered before agree; said in `Vary` either way. */
+export function negotiate (reply: FastifyReply, compression: boolean): boolean {
+  if (!compression) return false
+  vary(reply, 'Accept-Encoding')
+  return !reply.hasHeader('content-encoding') && acceptsGzip(reply.request.headers['accept-encoding'])
+}
+
+export function vary (reply: FastifyReply, name: string): void {
+  const names = [reply.getHeader('vary') ?? []].flat().join(', ')
+  if (!names.split(',').some((one) => ['*', name.toLowerCase()].includes(one.trim().toLowerCase()))) reply.header('vary', names === '' ? name : `${names}, ${name}`)
+}
+
 /** The head of an event stream; what the handler or a hook has set stays. */
-export function setHead (reply: FastifyReply): FastifyReply {
+export function setHead (reply: FastifyReply, compressed: boolean = false): FastifyReply {
+  if (compressed) reply.header('content-encoding', 'gzip')
   reply.header('content-type', EVENT_STREAM).header('x-accel-buffering', 'no')
   if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-cache, no-transform')
   return reply
 }
 
 /** Something else is the answer: an object cannot be sent as an event stream. */
-export function unsetHead (reply: FastifyReply): void {
+export function unsetHead (reply: FastifyReply, compressed: boolean): void {
   if (reply.getHeader('content-type') === EVENT_STREAM) reply.removeHeader('content-type')
+  if (compressed) reply.removeHeader('content-encoding')
 }
 
 /** What the hooks have made of it, but for what they say of another body. */

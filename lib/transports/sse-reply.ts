@@ -7,7 +7,7 @@ import type { Identified } from '../identity.ts'
 import type { SseSettings } from '../options.ts'
 import type { Registry } from '../registry.ts'
 import { discard, Feed, isAbort } from '../source.ts'
-import { HEAD, hasBody, headOf, jitter, lastEventIdOf, serializerOf, setHead, turnAway, unsetHead } from './sse-head.ts'
+import { HEAD, hasBody, headOf, jitter, lastEventIdOf, negotiate, serializerOf, setHead, turnAway, unsetHead } from './sse-head.ts'
 import { SseWire } from './sse-wire.ts'
 
 const kStream = Symbol('fastify-real.stream')
@@ -64,7 +64,7 @@ export class SseReply {
     this.#registry = registry
     this.#settled = settled
     this.#arrived = !hasSource
-    this.#wire = new SseWire(reply.raw)
+    this.#wire = new SseWire(reply.raw, negotiate(reply, settings.compression))
     const acceptance = {
       request,
       wire: this.#wire,
@@ -178,7 +178,7 @@ export class SseReply {
     if (this.#refusal !== null) return this.#turnAway(this.#refusal)
     this.#state = SENDING
     if (this.#reply.raw.req.method === 'HEAD') this.decline() // there is nothing to take over
-    send(setHead(this.#reply), HEAD)
+    send(setHead(this.#reply, this.#wire.compressed), HEAD)
   }
 
   // its client has left already
@@ -244,7 +244,7 @@ export class SseReply {
   }
 
   #rollBack (): void {
-    if (this.#state === SENDING) unsetHead(this.#reply)
+    if (this.#state === SENDING) unsetHead(this.#reply, this.#wire.compressed)
     this.#state = ANSWERED
     this.#stop()
     this.connection.closed(reasons.refused, false)

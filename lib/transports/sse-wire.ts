@@ -2,10 +2,12 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { constants } from 'node:http2'
 import type { Http2ServerResponse } from 'node:http2'
 import { Socket } from 'node:net'
-import type { CloseReason, Encoding, Link, Wire } from '../../types/transport.ts'
+import type { CloseReason, Link, Wire } from '../../types/transport.ts'
 import * as reasons from '../close-reasons.ts'
 import { CheckedEvent } from '../event.ts'
 import { sse, sseChunked } from './sse-frame.ts'
+import type { SseEncoding } from './sse-frame.ts'
+import { sseGzip, sseGzipChunked } from './sse-gzip-frame.ts'
 
 const HEARTBEAT = ':\n' // not `:\n\n`: clients that read themselves take the empty line for an empty event
 const CLOSING = 5_000 // how long a reader may take nothing of what is left
@@ -19,7 +21,7 @@ interface Wired { [kWire]?: SseWire }
 /** An event stream on the response of a request. What is written before the head is sent waits for it. */
 export class SseWire implements Wire {
   readonly transport = 'sse'
-  readonly encoding: Encoding
+  readonly encoding: SseEncoding
   readonly highWaterMark = 16_384
   readonly bare = false
   readonly pingWhenSilent = true
@@ -40,10 +42,11 @@ export class SseWire implements Wire {
   #patience: NodeJS.Timeout | undefined
   #unwatch: (() => void) | null = null
 
-  constructor (raw: Raw) {
+  constructor (raw: Raw, compressed: boolean) {
     this.#raw = raw
     this.#socket = isHttp1(raw) && raw.socket instanceof Socket ? raw.socket : null
-    this.encoding = this.#socket !== null && raw.req.httpVersion === '1.1' ? sseChunked : sse
+    const chunks = this.#socket !== null && raw.req.httpVersion === '1.1'
+    this.encoding = compressed ? chunks ? sseGzipChunked : sseGzip : chunks ? sseChunked : sse
     this.#over = isGone(raw)
     if (this.#over) return
     ;(raw as Wired)[kWire] = this
@@ -71,6 +74,7 @@ export class SseWire implements Wire {
     this.#onGone = onGone
   }
 
+  get compressed (): boolean { return this.encoding.head !== null }
   get over (): boolean { return this.#over }
 
   get buffered (): number {
@@ -97,6 +101,7 @@ export class SseWire implements Wire {
     const early = this.#early as Uint8Array[]
     this.#early = this.#onGone = null
     if (this.#socket !== null) this.#hold(this.#socket)
+    if (this.encoding.head !== null) this.write(this.encoding.head)
     for (const frame of early) this.write(frame)
     if (this.#reason !== null) return this.#finish(this.#reason) // it was closed before
     if (this.#waiting) {
@@ -147,7 +152,7 @@ export class SseWire implements Wire {
 
   // a reader that is behind will see soon enough that we live
   ping (): void {
-    if (this.#early === null && this.buffered === 0) this.write(this.encoding === sseChunked ? heartbeatChunk : heartbeat)
+    if (this.#early === null && this.buffered === 0) this.write(heartbeatOf(this.encoding))
   }
 
   close (reason: CloseReason): void {
@@ -231,8 +236,9 @@ export class SseWire implements Wire {
   }
 }
 
-const heartbeat = Buffer.from(HEARTBEAT)
-const heartbeatChunk = Buffer.from(`${HEARTBEAT.length.toString(16)}\r\n${HEARTBEAT}\r\n`)
+const heartbeats = new Map([sse, sseChunked, sseGzip, sseGzipChunked].map((encoding) => [encoding, encoding.pack(HEARTBEAT)]))
+
+function heartbeatOf (encoding: SseEncoding): Uint8Array { return heartbeats.get(encoding) as Uint8Array }
 
 function rawClosed (this: Wired): void { this[kWire]?.closed() }
 

@@ -12,7 +12,7 @@ import { checkSource, isGeneratorFunction, isIterable } from '../source.ts'
 import { isAllowedOrigin } from '../origin.ts'
 import { acceptability } from './sse-accept.ts'
 import { marks } from '../route-order.ts'
-import { HEAD, serializerOf, setHead, turnAway } from './sse-head.ts'
+import { HEAD, negotiate, serializerOf, setHead, turnAway, vary } from './sse-head.ts'
 import { isAnswered, keys, sendElse, setAnswered, SseReply, streamOf } from './sse-reply.ts'
 
 const kReturned = Symbol('fastify-real.returned') // its handler has returned
@@ -124,10 +124,10 @@ function eventsHandler (registry: Registry, settings: SseSettings, handler: Hand
     if (registry.upgrades.has(request.raw)) return handler.call(this, request, reply)
     const { acceptable, wanted } = acceptability(request.headers.accept)
     checkOrigin(settings, request)
-    if (isDual) reply.header('vary', vary(reply.getHeader('vary')))
+    if (isDual) vary(reply, 'Accept')
     else if (!acceptable) throw new NotAcceptableError()
     const streams = !isDual || wanted || isGenerator
-    if (streams && request.method === 'HEAD') return setHead(reply).send(HEAD)
+    if (streams && request.method === 'HEAD') return setHead(reply, negotiate(reply, settings.compression)).send(HEAD)
     const refusal = streams ? registry.refusal((await registry.whoIs(request)).user, request) : null
     if (refusal !== null) return turnAway(reply, refusal, registry)
     reply.send = sendElse
@@ -165,9 +165,4 @@ function abandon (reply: Reply, err: unknown): unknown {
   const stream = streamOf(reply)
   if (stream === null) throw err
   return stream.abandon(err)
-}
-
-function vary (set: number | string | string[] | undefined): string {
-  const names = [set ?? []].flat().join(', ')
-  return names === '' ? 'Accept' : /(?:^|,)\s*(?:\*|accept)\s*(?:,|$)/i.test(names) ? names : `${names}, Accept`
 }
