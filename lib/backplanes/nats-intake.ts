@@ -1,4 +1,5 @@
 import type { Msg } from '@nats-io/transport-node'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Delivery, Kept, Node, Parcel, Place, Range } from '../../types/backplane.ts'
 import { formatCursor } from '../event.ts'
 import type { CheckedEvent } from '../event.ts'
@@ -28,6 +29,8 @@ export interface IntakeHost {
 }
 
 const LINGER = 1_000
+const PATIENCE = 500 // with what has been kept and does not come
+const STEP = 5
 
 /** What comes from the server, in its order, to the nodes that have subscribed to it; and what came before. */
 export class Intake {
@@ -179,11 +182,14 @@ export class Intake {
     if (topic.last < offset) await this.fetch([[topic, offset]])
   }
 
-  /** What is on its way has come when the server answers a flush; what has not by then was lost, and the nodes read it. */
+  /** What is on its way has come soon after the server answers a flush; what has not by then was lost, and the nodes read it. */
   async fetch (expected: ReadonlyArray<readonly [topic: NatsTopic, offset: number]>): Promise<void> {
     if (expected.length === 0) return
     const { epoch } = this.#host
     await this.#link.flush()
+    // the server hands on what it has kept by a queue of its own, which a flush does not go through
+    const over = performance.now() + PATIENCE
+    while (epoch === this.#host.epoch && this.#link.up && performance.now() < over && expected.some(([{ last }, offset]) => last < offset)) await sleep(STEP)
     if (epoch !== this.#host.epoch) return
     const missed = expected.filter(([{ last }, offset]) => last < offset)
     if (missed.length > 0) this.#host.log.warn({ topics: missed.length }, 'events did not come and are read from the stream')
