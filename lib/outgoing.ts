@@ -126,7 +126,10 @@ export abstract class Outgoing implements Outlet {
     this.bytes += link.size
     this.wroteAt = host.clock.tick
     host.counts.sent += link.count
-    if (link.size > 0) for (const piece of link.join()) wire.write(piece)
+    if (link.size > 0) {
+      const pieces = link.join()
+      for (let i = 0; i < pieces.length; i++) wire.write(pieces[i] as Uint8Array)
+    }
     if (this.#backlog !== null) this.#checkDrained(this.#backlog)
   }
 
