@@ -20,8 +20,9 @@ export async function create ({ kind, heartbeatMs, deflate, gen, first }) {
   const app = fastify.default()
   // far above what any run opens or sends, so that every limit is counted and none is met
   await app.register(real.connections, { heartbeat: heartbeatMs, maxConnections: 200_000, maxPerAddress: 200_000, maxPerUser: 200_000 })
-  await app.register(real.sseReal)
-  await app.register(real.wsReal, { compression: deflate, messageRate: 10_000_000 })
+  // as its peers, it loads what the run needs
+  if (kind === 'sse') await app.register(real.sseReal)
+  else await app.register(real.wsReal, { compression: deflate, messageRate: 10_000_000 })
   const { connections } = app
   const direct = new Map()
 
@@ -36,13 +37,16 @@ export async function create ({ kind, heartbeatMs, deflate, gen, first }) {
     if (rooms.length > 0) await connection.join(rooms)
   }
 
-  app.get('/sse', { sse: true }, (request, reply) => opened(reply.sse(), request.url))
-  const toData = { map: (data) => ({ data }) }
-  app.get('/stream', { sse: true }, (request, reply) => { reply.sse(gen(request.url), toData) })
-  app.get('/ws', { ws: true }, {
-    onConnect: (connection, request) => opened(connection, request.url),
-    onMessage (connection, message) { connection.send(message) }
-  })
+  if (kind === 'sse') {
+    const toData = { map: (data) => ({ data }) }
+    app.get('/sse', { sse: true }, (request, reply) => opened(reply.sse(), request.url))
+    app.get('/stream', { sse: true }, (request, reply) => { reply.sse(gen(request.url), toData) })
+  } else {
+    app.get('/ws', { ws: true }, {
+      onConnect: (connection, request) => opened(connection, request.url),
+      onMessage (connection, message) { connection.send(message) }
+    })
+  }
   await app.listen({ port: 0, host: '127.0.0.1', backlog: 4096 })
 
   return {
