@@ -1,6 +1,6 @@
 // The main rows as bars, drawn by hand: SVG without a dependency, readable on a light and on a dark page.
-const WIDTH = 860
-const LABEL = 300
+const WIDTH = 940
+const LABEL = 380
 const BAR = 15
 const ROOM = 120 // right of the longest bar, for its figure
 const main = ['sse 1', 'sse 10', 'ws 1', 'ws 10', 'rooms-sse rooms', 'rooms-ws rooms', 'tokens tokens', 'echo echo', 'rooms-sse memory', 'rooms-ws memory']

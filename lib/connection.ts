@@ -12,7 +12,6 @@ import { CLOSED, HELD, LIVE, Outgoing } from './outgoing.ts'
 import { Returning } from './returning.ts'
 import type { Member, Roster } from './roster.ts'
 
-const nowhere: ReadonlySet<string> = new Set()
 const none: ReadonlyArray<Roster<Connection>> = []
 
 /** One client on one wire. */
@@ -30,6 +29,7 @@ export class Connection extends Outgoing implements TransportLink, Member {
   /** Everything kept after it was live here. */
   since = Infinity
   rosters: ReadonlyArray<Roster<Connection>> = none
+  /** Made when somebody asks, and kept up to date from then on: a set weighs 200 bytes. */
   roomNames: Set<string> | null = null
   readonly broadcast: boolean
   readonly returning: Returning<Roster<Connection>> | null
@@ -59,7 +59,8 @@ export class Connection extends Outgoing implements TransportLink, Member {
 
   /** Its wire is open and nothing holds it. */
   get announced (): boolean { return this.#opened && this.mode === LIVE }
-  get rooms (): ReadonlySet<string> { return this.roomNames ?? nowhere }
+  get rooms (): ReadonlySet<string> { return (this.roomNames ??= new Set(this.namesOfRooms())) }
+  namesOfRooms (): string[] { return this.rosters.filter(({ isRoom }) => isRoom).map(({ name }) => name) }
   get signal (): AbortSignal { return this.#ending.signal }
   get state (): api.ConnectionState { return (this.#state ??= {} as api.ConnectionState) }
   get hold (): Hold { return (this.#hold ??= new Hold(this.host.options.maxBuffered, this.host.options.hold, () => this.#release())) }
@@ -167,7 +168,7 @@ export class Connection extends Outgoing implements TransportLink, Member {
     for (const framed of this.#hold?.end() ?? []) if (this.#joining) this.put(framed)
     this.mode = CLOSED
     this.host.outbox.write(this)
-    const rooms = [...this.rooms]
+    const rooms = this.namesOfRooms()
     this.host.remove(this)
     this.#ending.begin(reason, rooms)
     this.giveUp()

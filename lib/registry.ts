@@ -217,8 +217,8 @@ export class Registry implements api.Registry {
 
   join (connection: Connection, rooms: string[], presence: api.JoinOptions['presence']): Promise<boolean> {
     const { maxRooms } = this.options
-    const fresh = new Set(rooms.filter((name) => !connection.rooms.has(name)))
-    if (maxRooms > 0 && connection.rooms.size + fresh.size > maxRooms) throw new TooManyRoomsError(maxRooms)
+    const all = new Set([...connection.namesOfRooms(), ...rooms])
+    if (maxRooms > 0 && all.size > maxRooms) throw new TooManyRoomsError(maxRooms)
     const entry = presence === undefined ? null : entryOf(connection.user, presence, this.options.maxEventBytes)
     return this.#signals.together(() => {
       const entered = rooms.map((name) => this.#rosters.enter(connection, `room/${name}`, name))

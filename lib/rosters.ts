@@ -47,7 +47,7 @@ export class Rosters {
       connection.rosters = connection.rosters.concat(roster) // an array that grows would have room for 17
       if (roster.kept) connection.kept++
       if (roster.isRoom) {
-        (connection.roomNames ??= new Set()).add(name)
+        connection.roomNames?.add(name)
         this.#host.emit('join', connection, name)
       }
     }
