@@ -1,5 +1,6 @@
 import { Readable } from 'node:stream'
 import t from 'tap'
+import { toEvent } from '../lib/event.ts'
 import type { Event } from '../lib/index.ts'
 import { connect, node, turn } from './fake.ts'
 import { until } from './helper.ts'
@@ -135,6 +136,7 @@ t.test('a closed connection takes nothing and throws at nobody', async (t) => {
   await turn()
   t.match(connection, { open: false })
   t.equal(connection.send('x'), false)
+  connection.give(toEvent('x', { maxBytes: 9 }))
   t.equal(await connection.join('room'), false)
   t.equal(await connection.join('room', { presence: true }), false)
   await connection.leave('room')

@@ -414,3 +414,17 @@ t.test('events of sources and of rooms keep their order, whatever their sizes', 
   await turn()
   t.strictSame(takers.map(({ text }) => text.replace(/[[\]]/g, '')), expected)
 })
+
+t.test('a crowd that has gone leaves no room behind, and nobody is held', async (t) => {
+  const { outbox } = outboxOf()
+  const encoding = new Counted('c')
+  const crowd = Array.from({ length: 2_000 }, (_, i) => new Taker(outbox, encoding, String(i)))
+  const few = crowd.slice(0, 3)
+  for (const takers of [crowd, few, crowd, few, few, crowd]) {
+    const event = framed(`${takers.length}`)
+    for (const taker of takers) taker.deliver(event)
+    await turn()
+  }
+  t.equal(crowd.at(-1)?.text, 'c:2000;c:2000;c:2000;')
+  t.equal(few[2]?.text, 'c:2000;c:3;c:2000;c:3;c:3;c:2000;')
+})

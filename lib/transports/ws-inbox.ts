@@ -131,7 +131,7 @@ export class Inbox implements Receiver {
 
   /** The wire is closed. Resolves when the application has been told. */
   async disconnected (end: Disconnect): Promise<void> {
-    if (this.#busy) await within(PATIENCE, this.#work ?? done)
+    if (this.#work !== null) await within(PATIENCE, this.#work)
     this.#over = true
     try {
       await this.#handlers.onDisconnect?.(this.#connection, end)
@@ -154,7 +154,6 @@ export class Inbox implements Receiver {
 }
 
 const nothing: Waiting[] = []
-const done = Promise.resolve()
 
 function isThenable (value: unknown): value is PromiseLike<unknown> {
   return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function'

@@ -10,6 +10,7 @@ import { EventParser } from '../../lib/testing.ts'
 import type { ParsedEvent } from '../../lib/testing.ts'
 import { acceptsGzip } from '../../lib/transports/sse-accept.ts'
 import { build, listen, sseClient, until } from '../helper.ts'
+import { get, rawClient } from '../raw.ts'
 
 const on = { sse: { compression: true } }
 const gzip = { 'accept-encoding': 'gzip' }
@@ -42,6 +43,7 @@ t.test('a stream is compressed for a client that accepts it, where it is wanted'
   app.get('/reply', (request, reply) => { reply.sse([long], { compression: true }) })
   app.get('/set', { sse: true }, (request, reply) => { reply.header('content-encoding', 'identity').header('vary', 'Origin').sse([long]) })
   app.get('/fails', { sse: true }, async function * () { throw new Error('too early') })
+  app.get('/hook', { sse: true, onSend: async () => { throw new Error('a hook failed') } }, (request, reply) => { reply.sse() })
   const port = await listen(app)
 
   const compressed = await reader(port, '/x')
@@ -60,11 +62,13 @@ t.test('a stream is compressed for a client that accepts it, where it is wanted'
   }
   const set = await sseClient(port, '/set', gzip)
   t.match(set.response.headers, { 'content-encoding': 'identity', vary: 'Origin, Accept-Encoding' })
-  const failed = await sseClient(port, '/fails', gzip)
-  t.equal(failed.response.statusCode, 500)
-  t.notOk(failed.response.headers['content-encoding'], 'an ordinary answer is not what it says')
-  await until(() => failed.ended)
-  t.match(failed.text, /too early/)
+  for (const [path, message] of [['/fails', /too early/], ['/hook', /a hook failed/]] as const) {
+    const failed = await sseClient(port, path, gzip)
+    t.equal(failed.response.statusCode, 500)
+    t.notOk(failed.response.headers['content-encoding'], 'an ordinary answer is not compressed')
+    await until(() => failed.ended)
+    t.match(failed.text, message)
+  }
 
   const head = await new Promise<IncomingMessage>((resolve) => request({ port, host: '127.0.0.1', path: '/x', method: 'HEAD', headers: gzip }).on('response', resolve).end())
   t.match(head.headers, { 'content-encoding': 'gzip', vary: 'Accept-Encoding' }, 'HEAD says the same')
@@ -158,9 +162,19 @@ t.test('curl reads it, from its beginning and from the middle', { skip }, async 
 t.test('over HTTP/1.0, HTTP/2 and injected it is the same stream', async (t) => {
   const app = await build(t, on)
   app.get('/x', { sse: true }, async function * () { yield { data: 'short' }; yield { data: long } })
+  app.get('/room', { sse: true }, async (request, reply) => { await reply.sse().join('old') })
   const { rawPayload, headers } = await app.inject({ url: '/x', headers: { accept: 'text/event-stream', ...gzip } })
   t.equal(headers['content-encoding'], 'gzip')
   t.strictSame(new EventParser().push(gunzipSync(rawPayload, lenient).toString()).map(({ data }) => data), ['short', long])
+
+  const old = await rawClient(t, await listen(app), get('/room', gzip, '1.0'))
+  await until(() => app.connections.room('old').size === 1)
+  await app.connections.room('old').send({ event: 'row', data: long })
+  await app.connections.room('old').disconnect()
+  await until(() => old.ended)
+  const [headText, body] = [old.text.slice(0, old.text.indexOf('\r\n\r\n')), old.text.slice(old.text.indexOf('\r\n\r\n') + 4)]
+  t.match(headText, /^content-encoding: gzip/im)
+  t.strictSame(new EventParser().push(gunzipSync(Buffer.from(body, 'latin1'), lenient).toString()).map(({ event, data }) => event === 'row' ? data : event), ['ready', long])
 
   const over2 = await build(t, { ...on, fastify: { http2: true } as never })
   over2.get('/x', { sse: true }, async function * () { yield { data: 'short' }; yield { data: long } })
