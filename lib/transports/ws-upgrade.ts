@@ -93,12 +93,12 @@ export class Upgrades {
     socket.on('error', destroy)
     this.#bound(socket)
     const next = (): void => {
+      if (socket.destroyed) return // its error may still be on the way
       const another = answerBefore(request, socket)
       if (another !== null) {
         another.once('close', next)
         return
       }
-      if (socket.destroyed) return // its error may still be on the way
       socket.removeListener('error', destroy)
       this.#free(socket)
       ;(socket as Socket).setTimeout(0) // node takes it for idle
