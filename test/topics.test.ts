@@ -67,6 +67,26 @@ t.test('a topic is subscribed to once, for all nodes that want it, and dropped w
   t.strictSame([topics.size, topics.get('x')], [0, undefined])
 })
 
+t.test('each topic lingers for its own time', async (t) => {
+  const broker = new Broker()
+  const topics = new Topics(broker, 5)
+  const a = node('a')
+  const { now } = performance
+  let time = 1_000
+  performance.now = () => time
+  t.after(() => { performance.now = now })
+  for (const name of ['x', 'y']) await topics.join(a, name).subscribed
+  topics.leave(a, 'x')
+  time += 100
+  topics.leave(a, 'y')
+  time -= 95 // the first is due
+  await until(() => !broker.subscribed.has('x'))
+  t.strictSame([broker.asked, topics.size], [['+x', '+y', '-x'], 1], 'the other is not')
+  time += 95 + 5
+  await until(() => !broker.subscribed.has('y'))
+  t.equal(topics.size, 0)
+})
+
 t.test('one who comes back while it is being dropped waits for that', async (t) => {
   const broker = new Broker()
   const topics = new Topics(broker, 1)
