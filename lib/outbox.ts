@@ -31,7 +31,7 @@ export class Link {
     this.encoding = encoding
     this.frame = framed === null ? nothing : framed.frame(encoding) // looked up once for a link, not for each member
     this.size = before === null ? 0 : before.size + this.frame.length
-    this.count = before === null ? 0 : before.count + 1
+    this.count = before === null ? 0 : before.count + (framed === null ? 0 : 1)
     this.offset = before === null ? 0 : framed === null || framed.offset === 0 ? before.offset : framed.offset
     this.large = before !== null && (before.large || this.frame.length >= LARGE)
   }
@@ -49,7 +49,6 @@ export class Link {
     const { encoding } = this
     if (encoding.text === undefined || encoding.pack === undefined) return this.step(event.framed)
     const link = this.text === null ? new Link(this, null, encoding) : this
-    if (this.text === null) link.count--
     const text = encoding.text(event)
     link.text = link.text === null ? text : link.text + text
     link.size += Buffer.byteLength(text)
@@ -59,8 +58,8 @@ export class Link {
 
   /** No more text follows. */
   settle (): void {
-    const { before, encoding, text } = this as { before: Link, encoding: Encoding, text: string | null }
-    this.frame = (encoding.pack as (text: string) => Uint8Array)(text as string)
+    const before = this.before as Link
+    this.frame = this.encoding.pack?.(this.text as string) as Uint8Array
     this.text = null
     this.size = before.size + this.frame.length
     this.large = before.large || this.frame.length >= LARGE

@@ -13,7 +13,7 @@ import type { Link, Outlet } from './outbox.ts'
 // a room's event: LIVE goes to the outbox, HELD waits for a replay, LAGGING is read from history when the reader has caught up
 export const LIVE = 0
 export const HELD = 1
-export const LAGGING = 2
+const LAGGING = 2
 export const CLOSED = 3
 
 /** The sending half of a connection: what it is given on its way to the wire, and how far its reader is behind. */

@@ -415,7 +415,7 @@ t.test('events of sources and of rooms keep their order, whatever their sizes', 
   t.strictSame(takers.map(({ text }) => text.replace(/[[\]]/g, '')), expected)
 })
 
-t.test('a crowd that has gone leaves no room behind, and nobody is held', async (t) => {
+t.test('after a turn of many, one of few writes to these alone, and one of many to all', async (t) => {
   const { outbox } = outboxOf()
   const encoding = new Counted('c')
   const crowd = Array.from({ length: 2_000 }, (_, i) => new Taker(outbox, encoding, String(i)))

@@ -35,30 +35,17 @@ export interface SseEncoding extends Encoding {
   pack (text: string): Uint8Array
 }
 
-/** For a response that frames its own body: HTTP/2, HTTP/1.0, inject. */
-export const sse: SseEncoding = {
-  name: 'sse',
-  head: null,
-  frame: (event) => Buffer.from(sseText(event)),
-  text: sseText,
-  pack: (text) => Buffer.from(text)
+export function sseEncoding (name: string, pack: (text: string) => Buffer, head: Buffer | null = null): SseEncoding {
+  return { name, head, text: sseText, pack, frame: (event) => pack(sseText(event)) }
 }
+
+/** For a response that frames its own body: HTTP/2, HTTP/1.0, inject. */
+export const sse = sseEncoding('sse', (text) => Buffer.from(text))
 
 /** With the header of an HTTP/1.1 chunk, so that one shared buffer goes straight to every socket. RFC 9112, section 7.1. */
-export const sseChunked: SseEncoding = {
-  name: 'sse-chunked',
-  head: null,
-  frame: (event) => chunk(sseText(event)),
-  text: sseText,
-  pack: chunk
-}
+export const sseChunked = sseEncoding('sse-chunked', chunk)
 
-export function chunk (text: string): Buffer {
-  return Buffer.from(`${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n`)
+export function chunk (body: string | Buffer): Buffer {
+  const size = `${Buffer.byteLength(body).toString(16)}\r\n`
+  return typeof body === 'string' ? Buffer.from(`${size}${body}\r\n`) : Buffer.concat([Buffer.from(size), body, Buffer.from('\r\n')])
 }
-
-export function chunked (bytes: Buffer): Buffer {
-  return Buffer.concat([Buffer.from(`${bytes.length.toString(16)}\r\n`), bytes, CRLF])
-}
-
-const CRLF = Buffer.from('\r\n')

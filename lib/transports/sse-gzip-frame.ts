@@ -1,6 +1,5 @@
 import { deflate, WORTH } from '../deflate.ts'
-import { chunked, sseText } from './sse-frame.ts'
-import type { SseEncoding } from './sse-frame.ts'
+import { chunk, sseEncoding } from './sse-frame.ts'
 
 const WINDOW = 15
 const HEADER = 5 // of a stored block
@@ -28,19 +27,7 @@ function stored (bytes: Buffer): Buffer {
 }
 
 /** Compressed once for all, for a response that frames its own body. */
-export const sseGzip: SseEncoding = {
-  name: 'sse-gzip',
-  head,
-  text: sseText,
-  pack,
-  frame: (event) => pack(sseText(event))
-}
+export const sseGzip = sseEncoding('sse-gzip', pack, head)
 
 /** The same in HTTP/1.1 chunks. */
-export const sseGzipChunked: SseEncoding = {
-  name: 'sse-gzip-chunked',
-  head: chunked(head),
-  text: sseText,
-  pack: (text) => chunked(pack(text)),
-  frame: (event) => chunked(pack(sseText(event)))
-}
+export const sseGzipChunked = sseEncoding('sse-gzip-chunked', (text) => chunk(pack(text)), chunk(head))

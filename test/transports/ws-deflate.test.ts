@@ -1,11 +1,11 @@
 // Shared compression of WebSocket: RFC 7692, after the sections 12 and 13 of the Autobahn test suite, with `ws` as the client and with raw sockets.
 import { randomBytes } from 'node:crypto'
-import { syncBuiltinESMExports } from 'node:module'
-import zlib, { constants, createDeflateRaw, deflateRawSync, inflateRawSync } from 'node:zlib'
+import { constants, createDeflateRaw, deflateRawSync, inflateRawSync } from 'node:zlib'
 import type { DeflateRaw } from 'node:zlib'
 import t from 'tap'
 import type { Test } from 'tap'
 import type { Connection, Disconnect, Message } from '../../lib/index.ts'
+import { counting } from '../deflates.ts'
 import { build, listen, until, wsClient } from '../helper.ts'
 import { logs } from '../logs.ts'
 import { closeFrame, frame, Raw, rawUpgrade, upgradeText } from '../raw-ws.ts'
@@ -24,24 +24,6 @@ function deflated (data: string | Uint8Array, options: { windowBits?: number } =
 function read ({ rsv, opcode, payload }: Frame, windowBits = 15): string | Buffer {
   const data = rsv === RSV1 ? inflateRawSync(Buffer.concat([payload, Buffer.from([0, 0, 255, 255])]), { windowBits, finishFlush: constants.Z_SYNC_FLUSH }) : payload
   return opcode === 1 ? data.toString() : data
-}
-
-/** Counts what is deflated while something is done. */
-async function counting (work: () => Promise<void>): Promise<number> {
-  let count = 0
-  const original = zlib.deflateRawSync
-  zlib.deflateRawSync = (...args) => {
-    count++
-    return original(...args)
-  }
-  syncBuiltinESMExports()
-  try {
-    await work()
-  } finally {
-    zlib.deflateRawSync = original
-    syncBuiltinESMExports()
-  }
-  return count
 }
 
 async function echo (t: Test, maxPayload = 1_000_000): Promise<{ port: number, ends: Disconnect[], errors: () => unknown[] }> {
