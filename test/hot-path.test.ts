@@ -56,6 +56,34 @@ t.test('one turn is one write on every socket and one frame for each event and e
   for (const client of [...streams, ...sockets]) client.close()
 })
 
+t.test('what a handler sends before it settles goes out with the head, in one system call', async (t) => {
+  const app = await build(t, { connections: { heartbeat: 0 } })
+  app.get('/sync', { sse: true }, (_request, reply) => { reply.sse().send('first') })
+  app.get('/joins', { sse: true }, async (_request, reply) => {
+    const connection = reply.sse()
+    await connection.join('a')
+    connection.send('first')
+  })
+  const calls: number[] = []
+  app.server.on('connection', (socket: Socket) => {
+    const at = calls.push(0) - 1
+    for (const name of ['_write', '_writev'] as const) {
+      const write = socket[name] as (...args: unknown[]) => void
+      socket[name] = (...args: unknown[]) => {
+        calls[at] = (calls[at] as number) + 1
+        write.apply(socket, args)
+      }
+    }
+  })
+  const port = await listen(app)
+  for (const path of ['/sync', '/joins']) {
+    const client = await sseClient(port, path)
+    await client.wait(({ data }) => data === 'first')
+    t.equal(calls.at(-1), 1, path)
+    client.close()
+  }
+})
+
 /** How often a frame was made of each event. */
 function counted (t: { teardown (restore: () => void): void }, encoding: Encoding): Map<RealEvent, number> {
   const made = new Map<RealEvent, number>()

@@ -39,7 +39,9 @@ export class SseReply {
   readonly #reply: FastifyReply
   readonly #registry: Registry
   readonly #wire: SseWire
-  #timer: NodeJS.Timeout | null
+  readonly #headStart: number
+  #timer: NodeJS.Timeout | null = null
+  #isSoon = false
   #refusal: Error | null
   #feed: Feed | null = null
   #state: 0 | 1 | 2 | 3 = PENDING
@@ -63,6 +65,7 @@ export class SseReply {
     this.#reply = reply
     this.#registry = registry
     this.#settled = settled
+    this.#headStart = settings.headStart
     this.#arrived = !hasSource
     this.#wire = new SseWire(reply.raw, negotiate(reply, settings.compression))
     const acceptance = {
@@ -81,7 +84,7 @@ export class SseReply {
     reply.send = sendElse
     reply.then = thenElse
     if (settings.retry > 0) this.connection.say({ retry: jitter(settings.retry) })
-    this.#timer = setTimeout(() => this.#hasten(), settings.headStart)
+    this.#soon()
     if (identity instanceof Promise) identity.then((late) => this.#know(late)).then(() => this.#begin(source, options), (err: unknown) => this.#refuse(err))
     else this.#begin(source, options)
   }
@@ -100,7 +103,7 @@ export class SseReply {
     if (source === undefined || !this.connection.open) {
       this.#arrived = true
       void discard(source)
-      setImmediate(() => this.#wake()) // whoever called may still set a header
+      this.#soon()
     } else {
       this.#feed = new Feed(this.connection, source, options, this.#registry.drain)
       this.#feed.first.then(() => {
@@ -123,7 +126,7 @@ export class SseReply {
   returned (): void {
     this.#settled = true
     if (this.#state === TAKEN) this.connection.settled()
-    else setImmediate(() => this.#wake())
+    else this.#soon()
   }
 
   /** The handler threw. Throws what Fastify is to answer. */
@@ -163,6 +166,17 @@ export class SseReply {
     this.#rollBack()
     if (this.#outcome !== null) this.#outcome.reject(err)
     else send(this.#reply, err instanceof Error ? err : new Error(String(err)))
+  }
+
+  // not at once: whoever called may still set a header; and most have settled by then, and need no timer
+  #soon (): void {
+    if (this.#isSoon) return
+    this.#isSoon = true
+    setImmediate(() => {
+      this.#isSoon = false
+      this.#wake()
+      if (this.#state === PENDING && !this.#due) this.#timer ??= setTimeout(() => this.#hasten(), this.#headStart)
+    })
   }
 
   // the handler and the source are not waited for any longer
@@ -213,6 +227,7 @@ export class SseReply {
     raw.writeHead(statusCode, headOf(this.#reply))
     this.#state = TAKEN
     this.#reply.hijack()
+    this.#registry.outbox.write(this.connection) // what was sent by now goes out with it
     this.#wire.open()
     this.connection.opened()
     if (this.#settled || this.#feed !== null) this.connection.settled()
