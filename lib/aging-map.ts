@@ -14,17 +14,38 @@ export class AgingMap<V> {
   /** The newest from now on. */
   set (key: string, value: V): void {
     this.delete(key)
-    const entry: Entry<V> = { key, value, older: this.#newest, newer: null }
-    if (this.#newest === null) this.#oldest = entry
-    else this.#newest.newer = entry
-    this.#newest = entry
+    const entry: Entry<V> = { key, value, older: null, newer: null }
     this.#entries.set(key, entry)
+    this.#link(entry)
+  }
+
+  /** What is there, the newest from now on. */
+  use (key: string): V | undefined {
+    const entry = this.#entries.get(key)
+    if (entry === undefined) return undefined
+    if (entry.newer !== null) {
+      this.#unlink(entry)
+      this.#link(entry)
+    }
+    return entry.value
   }
 
   delete (key: string): void {
     const entry = this.#entries.get(key)
     if (entry === undefined) return
     this.#entries.delete(key)
+    this.#unlink(entry)
+  }
+
+  #link (entry: Entry<V>): void {
+    entry.older = this.#newest
+    entry.newer = null
+    if (this.#newest === null) this.#oldest = entry
+    else this.#newest.newer = entry
+    this.#newest = entry
+  }
+
+  #unlink (entry: Entry<V>): void {
     if (entry.older === null) this.#oldest = entry.newer
     else entry.older.newer = entry.newer
     if (entry.newer === null) this.#newest = entry.older

@@ -27,6 +27,21 @@ export interface NodeHost {
 
 export const NODES = 'nodes'
 
+/** What was sent here. */
+class Own implements Parcel {
+  readonly event: CheckedEvent
+  readonly except: Spared | null
+  readonly node: BackplaneNode
+  /** To how many members it was given here; undefined until it has come back. */
+  given: number | undefined = undefined
+
+  constructor (node: BackplaneNode, event: CheckedEvent, except: Spared | null) {
+    this.node = node
+    this.event = event
+    this.except = except
+  }
+}
+
 /** This registry as the backplane sees it: everything that is sent goes out here, everything that is delivered comes in here. */
 export class BackplaneNode implements Node {
   readonly id: string = randomBytes(9).toString('base64url')
@@ -36,8 +51,6 @@ export class BackplaneNode implements Node {
   offset = 0
   readonly #backplane: Backplane
   readonly #host: NodeHost
-  readonly #given = new WeakMap<Parcel, number>() // to how many members what was sent here was given here
-
   constructor (host: NodeHost) {
     this.#host = host
     this.#backplane = host.backplane
@@ -64,10 +77,10 @@ export class BackplaneNode implements Node {
   unsubscribe (topic: string): void { void this.#guard(topic, () => this.#backplane.unsubscribe(this, topic)) }
 
   async publish (topic: string, event: CheckedEvent, except: Spared | null, keep: Kept | null, once: boolean): Promise<api.Receipt> {
-    const parcel = { event, except }
+    const parcel = new Own(this, event, except)
     try {
       const { accepted, offset, duplicate, nodes } = await this.#backplane.publish(topic, parcel, { keep, once })
-      const given = this.#given.get(parcel)
+      const { given } = parcel
       const receipt: api.Receipt = { accepted, members: given ?? 0 }
       if (offset > 0) receipt.id = formatCursor(this.#backplane.epoch, offset)
       if (duplicate) receipt.duplicate = true
@@ -98,7 +111,7 @@ export class BackplaneNode implements Node {
       if (prev > roster.last) this.#host.missed(roster, roster.last)
       roster.last = offset
     }
-    if (parcel !== undefined) this.#given.set(parcel, roster?.count(except) ?? 0)
+    if (parcel instanceof Own && parcel.node === this) parcel.given = roster?.count(except) ?? 0
     if (except === null) roster?.deliver(new Framed(event, offset))
     else roster?.deliverExcept(new Framed(event, offset), except)
     this.#tap(topic, event, event.cursor)

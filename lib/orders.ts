@@ -14,7 +14,7 @@ export interface OrdersHost {
 /** Carries an order out. False: there is nothing here to carry it out on. */
 export function obey (order: Order, host: OrdersHost): boolean {
   if (order.op === 'clear' || order.op === 'disconnect') {
-    const [kind, name] = split(order.topic)
+    const { kind, name } = split(order.topic)
     for (const connection of [...host.membersOf(order.topic)]) {
       if (order.op === 'disconnect') connection.close(1000, order.reason)
       else if (kind === 'user') connection.identify(null)
@@ -31,9 +31,9 @@ export function obey (order: Order, host: OrdersHost): boolean {
 }
 
 /** `room/x` as its kind and its name. */
-export function split (topic: string): [kind: string, name: string] {
+export function split (topic: string): api.Topic {
   const slash = topic.indexOf('/')
-  return slash === -1 ? [topic, ''] : [topic.slice(0, slash), topic.slice(slash + 1)]
+  return slash === -1 ? { kind: topic as 'all', name: '' } : { kind: topic.slice(0, slash) as 'room', name: topic.slice(slash + 1) }
 }
 
 /** An event as it travels to another node. */

@@ -23,7 +23,7 @@ import type { PresenceMessage } from './presence.ts'
 import { Resume } from './resume.ts'
 import { Room } from './room.ts'
 import { pump } from './source.ts'
-import { Rosters } from './rosters.ts'
+import { acknowledged, Rosters } from './rosters.ts'
 import type { Entered } from './rosters.ts'
 import { Signals } from './signals.ts'
 
@@ -238,20 +238,19 @@ export class Registry implements api.Registry {
     const known = this.#node.offset
     const kept = entered.filter(({ roster, isNew }) => roster.kept && isNew).map(({ roster }) => roster)
     connection.joining(kept)
-    let acknowledged = true
+    let isAcknowledged = true
     let offset = known
     try {
-      const offsets = await Promise.all(entered.map(({ roster }) => roster.subscribed as Promise<number>))
-      offset = Math.max(known, Math.min(...offsets))
+      offset = Math.max(known, await acknowledged(entered))
     } catch (err) {
-      acknowledged = false
+      isAcknowledged = false
       this.log.error({ err }, 'the backplane did not acknowledge a join')
       for (const { roster, isNew } of entered) if (isNew && roster.isRoom) this.part(connection, roster.name)
     }
     const isIn = kept.some(({ members }) => members.has(connection))
     connection.joined(isIn, offset, (from) => this.#resume.ready(from, false))
-    if (isIn && !acknowledged) connection.tellGap({ reason: 'unknown' })
-    return acknowledged && connection.open && entered.every(({ roster }) => roster.members.has(connection))
+    if (isIn && !isAcknowledged) connection.tellGap({ reason: 'unknown' })
+    return isAcknowledged && connection.open && entered.every(({ roster }) => roster.members.has(connection))
   }
 
   #heard (topic: string, message: NodeMessage | PresenceMessage): void {
@@ -260,8 +259,8 @@ export class Registry implements api.Registry {
   }
 
   #keep (topic: string): Kept | null {
-    const [kind, name] = split(topic)
-    return this.options.keep({ kind: kind as api.Topic['kind'], name })
+    const { keeps, keep } = this.options
+    return keeps === 'varies' ? keep(split(topic)) : keeps
   }
 
   leave (id: string, room: string): Promise<boolean> { return this.#nodes.ask({ op: 'leave', id: checkId(id), room: checkRoomName(room) }) }
@@ -286,7 +285,7 @@ export class Registry implements api.Registry {
   }
 
   membersOf (topic: string): Iterable<Connection> {
-    const [kind, name] = split(topic)
+    const { kind, name } = split(topic)
     return (kind === 'user' ? this.#admission.users.get(name) : this.#rosters.get(topic)?.members) ?? []
   }
 

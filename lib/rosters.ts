@@ -85,3 +85,10 @@ export class Rosters {
     roster.subscribed.then((offset) => { if (roster.last === Infinity) roster.last = offset }, () => { roster.subscribed = null })
   }
 }
+
+/** Resolves with the offset after which nothing is missed in any of them. */
+export function acknowledged (entered: Entered[]): Promise<number> {
+  const [first] = entered
+  if (first !== undefined && entered.length === 1) return first.roster.subscribed as Promise<number>
+  return Promise.all(entered.map(({ roster }) => roster.subscribed as Promise<number>)).then((offsets) => Math.min(...offsets))
+}

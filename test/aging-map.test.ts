@@ -48,3 +48,15 @@ t.test('it knows its oldest entry, whatever was taken out or set again', async (
     t.strictSame(map.oldest, ['g', 'G'])
   }
 })
+
+t.test('what is used is the newest, and what is not there stays away', async (t) => {
+  const map = filled('abcd')
+  t.equal(map.use('b'), 'B')
+  t.equal(map.use('b'), 'B', 'it is the newest already')
+  t.equal(map.use('a'), 'A')
+  t.equal(map.use('z'), undefined)
+  t.equal(ages(map), 'cdba')
+  const one = filled('a')
+  t.equal(one.use('a'), 'A')
+  t.equal(ages(one), 'a')
+})

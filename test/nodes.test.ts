@@ -123,7 +123,7 @@ t.test('whoever waits is answered when the node stops', async (t) => {
 })
 
 t.test('a topic has a kind and a name, whatever is in the name', async (t) => {
-  for (const [topic, parts] of [['room/x', ['room', 'x']], ['room/a/b/', ['room', 'a/b/']], ['user/room/x', ['user', 'room/x']], ['all', ['all', '']], ['room//', ['room', '/']]] as const) t.strictSame(split(topic), parts)
+  for (const [topic, kind, name] of [['room/x', 'room', 'x'], ['room/a/b/', 'room', 'a/b/'], ['user/room/x', 'user', 'room/x'], ['all', 'all', ''], ['room//', 'room', '/']]) t.strictSame(split(topic as string), { kind, name })
 })
 
 t.test('an event is the same after it has travelled', async (t) => {

@@ -58,8 +58,10 @@ class MemoryBackplane implements Backplane {
   }
 
   async publish (topic: string, parcel: Parcel, { keep, once }: { keep: Kept | null, once: boolean }): Promise<Publication> {
-    let delivery: Delivery = { event: parcel.event, except: parcel.except, topic, offset: 0, prev: 0 }
-    if (keep !== null) {
+    let delivery: Delivery
+    if (keep === null) {
+      delivery = { event: parcel.event, except: parcel.except, topic, offset: 0, prev: 0 }
+    } else {
       const now = performance.now()
       const log = this.#log(topic, keep)
       if (once) this.#trim(log, now)
@@ -111,8 +113,13 @@ class MemoryBackplane implements Backplane {
   }
 
   #log (topic: string, keep: Kept): History {
-    const log = this.#logs.get(topic) ?? new History(keep, this.#floorOf(topic), this.#floors.get(topic) ?? 0)
+    const log = this.#logs.use(topic) ?? this.#begin(topic, keep)
     log.limits = keep
+    return log
+  }
+
+  #begin (topic: string, keep: Kept): History {
+    const log = new History(keep, this.#floorOf(topic), this.#floors.get(topic) ?? 0)
     this.#floors.delete(topic)
     this.#logs.set(topic, log)
     return log
