@@ -54,7 +54,7 @@ export class Admission<C> {
 
 /** What an address is counted as: IPv4 as it is, also when it is mapped into IPv6; of IPv6 the /64 a customer is given. */
 export function addressOf (ip: string | undefined): string {
-  if (ip === undefined || !isIPv6(ip)) return ip ?? ''
+  if (ip === undefined || !ip.includes(':') || !isIPv6(ip)) return ip ?? ''
   const groups = groupsOf(ip)
   if (groups.slice(0, 6).join(':') !== '0:0:0:0:0:ffff') return `${groups.slice(0, 4).join(':')}::/64`
   return groups.slice(6).map((group) => parseInt(group, 16)).map((pair) => `${pair >> 8}.${pair & 255}`).join('.')

@@ -11,6 +11,7 @@ const NAMED = 2
 const QUOTED = /"(?:[^"\\]|\\.)*"?/g
 
 export function acceptability (header: string | undefined): Acceptability {
+  if (header === 'text/event-stream') return { acceptable: true, wanted: true } // every EventSource
   if (header === undefined || header.trim() === '') return { acceptable: true, wanted: false }
   let specific = -1
   let quality = 0
