@@ -3,6 +3,8 @@ import type { CheckedEvent } from './event.ts'
 import type { Framed } from './frame.ts'
 
 const ROOMY = 1_024 // so many places are kept, however few were taken
+const FLOWING = 4 // milliseconds since the last write of a source that gives something in turn after turn
+const FULL = 16_384 // from this size a source's text is written at once
 const LARGE = 65_536 // a frame from this size is never copied: two writes cost less (perf: 5.8 against 34 us)
 
 /**
@@ -51,7 +53,7 @@ export class Link {
     const link = this.text === null ? new Link(this, null, encoding) : this
     const text = encoding.text(event)
     link.text = link.text === null ? text : link.text + text
-    link.size += Buffer.byteLength(text)
+    link.size += text.length + (event.text === undefined ? 0 : event.size - event.text.length) // all else is ASCII, as a rule; settled it is exact
     link.count++
     return link
   }
@@ -120,6 +122,8 @@ export interface Outlet {
   /** Where it is in the chain of this turn; its root when nothing waits. */
   tail: Link
   readonly root: Link
+  /** When text of a source was last written, in milliseconds; before 0 when what is waiting has waited for a turn. */
+  flowedAt: number
   /** Writes what waited. */
   take (link: Link): void
 }
@@ -133,10 +137,12 @@ export class Outbox {
   #count = 0
   #due = false
   #afterFlush: () => void
+  readonly #now: () => number
   readonly #run = () => this.flush()
 
-  constructor (afterFlush: () => void) {
+  constructor (afterFlush: () => void, now: () => number = () => Math.trunc(performance.now())) {
     this.#afterFlush = afterFlush
+    this.#now = now
   }
 
   root (encoding: Encoding): Link {
@@ -162,10 +168,19 @@ export class Outbox {
     for (let i = 0; i < count; i++) {
       const outlet = waiting[i] as Outlet
       waiting[i] = null // it may be closed by now
-      this.write(outlet)
+      if (outlet.tail.text !== null && this.#flows(outlet)) this.wait(outlet)
+      else this.write(outlet)
     }
     this.#written = waiting.length > ROOMY && waiting.length > 8 * count ? [] : waiting
     this.#afterFlush()
+  }
+
+  // a source that gives one event in each turn is written to in every second, and a lone event at once (perf: 0.6 of the CPU)
+  #flows (outlet: Outlet): boolean {
+    const now = this.#now()
+    const waits = now - outlet.flowedAt < FLOWING && outlet.tail.size < FULL
+    outlet.flowedAt = waits ? -FLOWING : now
+    return waits
   }
 
   /** Also called by a close, so that what was sent before it still goes out. */

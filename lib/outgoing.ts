@@ -32,6 +32,7 @@ export abstract class Outgoing implements Outlet {
   bytes = 0
   wroteAt: number
   pingedAt: number
+  flowedAt = -1_000
 
   /** How many of its topics are kept. */
   kept = 0

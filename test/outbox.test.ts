@@ -38,6 +38,7 @@ class Taker implements Outlet, Member {
   writes: Uint8Array[][] = []
   count = 0
   offset = 0
+  flowedAt = -1_000
 
   constructor (outbox: Outbox, encoding: Encoding, id: string, user: string | null = null) {
     this.outbox = outbox
@@ -386,6 +387,41 @@ t.test('the text of a source\'s events becomes bytes at once, where nothing stan
   await turn()
   t.equal(plain.text, 'c:x;c:y;', 'an encoding whose frames cannot be joined makes each by itself')
   t.ok(one.text.endsWith('[p:z;p:z;][p:kept;]'), 'a close lets out what waited')
+})
+
+t.test('a source that gives an event in each turn is written to in every second turn, a lone event at once', async (t) => {
+  let now = 50
+  const outbox = new Outbox(() => {}, () => now)
+  const packing = new Packing('p')
+  const taker = new Taker(outbox, packing, '1')
+  const each = async (...texts: string[]): Promise<number[]> => {
+    const writes: number[] = []
+    for (const text of texts) {
+      give(taker, text)
+      await turn()
+      writes.push(taker.writes.length)
+    }
+    return writes
+  }
+  t.strictSame(await each('a', 'b', 'c', 'd', 'e'), [1, 1, 2, 2, 3])
+  t.equal(taker.text, '[p:a;][p:b;p:c;][p:d;p:e;]')
+  now += 4
+  t.strictSame(await each('f'), [4], 'it did not flow')
+  give(taker, 'g')
+  await turn()
+  t.equal(taker.writes.length, 4)
+  await turn()
+  t.equal(taker.writes.length, 5, 'nothing has to follow')
+  t.strictSame(await each('x'.repeat(16_384)), [6], 'nor does what fills a write wait')
+  give(taker, 'h')
+  taker.deliver(framed('room'))
+  await turn()
+  t.ok(taker.text.endsWith('[p:h;][p:room;]'), 'nor what stands before the event of a room')
+  t.strictSame(await each('i'), [7])
+  taker.close()
+  t.ok(taker.text.endsWith('[p:i;]'), 'a close does not wait')
+  await turn()
+  t.equal(taker.writes.length, 8)
 })
 
 t.test('events of sources and of rooms keep their order, whatever their sizes', async (t) => {
