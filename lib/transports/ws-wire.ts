@@ -46,6 +46,7 @@ export class WsWire implements Wire {
   #outbox: Outbox | null = null
   #receiver!: Receiver
   #waiting = false
+  #saidGoodbye = false // nothing may follow a close frame. Here, not asked of `ws`: one object less to load for each write
   #bytesRead: number | undefined
   #reason: CloseReason | null = null
 
@@ -72,7 +73,7 @@ export class WsWire implements Wire {
   get paused (): boolean { return this.#ws.isPaused }
 
   write (frame: Uint8Array): void {
-    if (this.#ws.readyState === WebSocket.OPEN && this.#socket.writable) this.#socket.write(frame)
+    if (!this.#saidGoodbye && this.#socket.writable) this.#socket.write(frame)
   }
 
   whenFlushed (): void {
@@ -100,6 +101,7 @@ export class WsWire implements Wire {
   /** A close frame is about to be written: what was sent until now goes out before it. */
   goodbye (code: number = reasons.client.code, said: string | Buffer = ''): void {
     this.#outbox?.write(this.#link)
+    this.#saidGoodbye = true
     if (this.#reason === null) queueMicrotask(() => this.#left({ code, reason: said.toString() || reasons.client.reason }))
   }
 
