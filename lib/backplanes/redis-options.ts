@@ -20,6 +20,8 @@ export interface RedisOptions {
   topics?: number | undefined
   /** Bytes of an event as it travels; a larger one is refused. Default: 16 MiB. */
   maxBytes?: number | undefined
+  /** Bytes of what comes while it has to be found out what was lost on the way; what is kept beyond them is read from the log. Default: 16 MiB. */
+  maxHeld?: number | undefined
 }
 
 export interface RedisSettings {
@@ -31,6 +33,7 @@ export interface RedisSettings {
   audit: number
   topics: number
   maxBytes: number
+  maxHeld: number
 }
 
 const MiB = 1_048_576
@@ -48,7 +51,8 @@ export function checkRedis (given: RedisOptions): RedisSettings {
     timeout: reader.milliseconds('timeout', 10_000, 1),
     audit: reader.milliseconds('audit', 5_000, 1),
     topics: reader.number('topics', 100_000, { min: 1 }),
-    maxBytes: reader.number('maxBytes', 16 * MiB, { min: 1, unit: 'bytes' })
+    maxBytes: reader.number('maxBytes', 16 * MiB, { min: 1, unit: 'bytes' }),
+    maxHeld: reader.number('maxHeld', 16 * MiB, { min: 1, unit: 'bytes' })
   }
   queue.done()
   reader.done()

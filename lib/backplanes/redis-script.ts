@@ -109,13 +109,15 @@ if lost then
   redis.call('HSET', meta, '#e', h[1], '#u', h[2], '#s', 0, '#f', 0, '#r', 0, '#t', text(clock()), '#m', 0)
   redis.call('HSET', old, '#e', h[1])
 end
-local lasts = {}
-for at = 9, #ARGV do
-  local state = redis.call('HGET', meta, ARGV[at]) or redis.call('HGET', old, ARGV[at])
-  lasts[at - 8] = state and tonumber((split(state))) or 0
+if ARGV[6] ~= '' then
+  local said = {ARGV[8], h[1], h[3]}
+  for at = 9, #ARGV do
+    local state = redis.call('HGET', meta, ARGV[at]) or redis.call('HGET', old, ARGV[at])
+    said[at - 5] = state and split(state) or '0'
+  end
+  redis.call(ARGV[7], ARGV[6], table.concat(said, ' '))
 end
-if ARGV[6] ~= '' then redis.call(ARGV[7], ARGV[6], ARGV[8] .. ' ' .. h[1] .. ' ' .. h[3]) end
-return {'marked', h[1], h[2], tonumber(h[3]), lasts}
+return {'marked', h[1], h[2], tonumber(h[3])}
 `
 
 // KEYS meta old stream ids; ARGV epoch server topic kind place limit

@@ -90,6 +90,7 @@ export class Sender {
   /** One answer; rejects when there is none. */
   async ask (command: () => Command): Promise<unknown[]> {
     for (let tries = 0; ; tries++) {
+      if (this.#state === 'verifying') await this.#verification
       if (this.#state !== 'open' || this.#questions >= QUESTIONS) throw new Error('redis is not there')
       const reply = await this.#answer(command())
       if (reply instanceof Error && (!TEMPORARY.test(reply.message) || tries > 0)) throw reply

@@ -231,7 +231,7 @@ function tests (t: Test, make: (typeof clients)['ioredis']): void {
   t.test('what is sent while Redis is away waits, within bounds, or is refused at once', async (t) => {
     const server = await redisServer(t)
     const few = await join(t, server.port, { queue: { events: 3 }, timeout: 30_000 })
-    const refusing = await join(t, server.port, { whenAway: 'refuse' })
+    const refusing = await join(t, server.port, { whenAway: 'refuse', timeout: 300 })
     const short = await join(t, server.port, { timeout: 150 })
     const fakes = [await member(few), await member(refusing)] as const
     await server.stop()
