@@ -67,3 +67,22 @@ export const clients: Record<'@redis/client' | 'ioredis' | 'iovalkey', (t: Test,
     return client
   }
 }
+
+/** Does what a publication does, but for the publication: a copy of the last event of a topic with other data. Gives its offset. */
+export async function hide (port: number, topic: string, data: string, prefix = 'fastify-real'): Promise<number> {
+  const client = createClient({ url: `redis://127.0.0.1:${port}` })
+  await client.connect()
+  try {
+    return Number(await client.sendCommand(['EVAL', `
+      local was = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1][2]
+      local size = string.byte(was[4], 2) * 16777216 + string.byte(was[4], 3) * 65536 + string.byte(was[4], 4) * 256 + string.byte(was[4], 5)
+      local last, floor, events, rest = string.match(redis.call('HGET', KEYS[1], ARGV[1]), '^(%d+) (%d+) (%d+) (.*)$')
+      local offset = redis.call('HINCRBY', KEYS[1], '#s', 1)
+      redis.call('XADD', KEYS[2], offset .. '-' .. last, was[1], was[2], was[3], string.sub(was[4], 1, 5 + size) .. ARGV[2])
+      redis.call('HSET', KEYS[1], ARGV[1], offset .. ' ' .. floor .. ' ' .. (events + 1) .. ' ' .. rest)
+      return offset
+    `, '2', `{${prefix}}:meta`, `{${prefix}}:s:${topic}`, topic, data]))
+  } finally {
+    client.destroy()
+  }
+}

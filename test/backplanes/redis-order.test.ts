@@ -1,79 +1,212 @@
 // Members of several rooms get what was lost on the way before what came after it, once, and in the order of the sequence.
+import { createClient } from '@redis/client'
 import t from 'tap'
 import type { Test } from 'tap'
 import { redis } from '../../lib/backplanes/redis.ts'
 import type { RedisOptions } from '../../lib/backplanes/redis.ts'
 import { parseCursor } from '../../lib/event.ts'
-import { connect, FakeEncoding, node } from '../fake.ts'
+import { connect, FakeEncoding, node, turn } from '../fake.ts'
 import type { Fake, FakeNode } from '../fake.ts'
 import { until } from '../helper.ts'
-import { clients, redisServer, withRedis } from '../redis.ts'
+import { clients, hide, redisServer, withRedis } from '../redis.ts'
 import { relayTo } from '../relay.ts'
+import type { Relay } from '../relay.ts'
 
 const encoding = new FakeEncoding('order')
-const rooms = ['a', 'b']
+const both = ['a', 'b']
 
-async function join (t: Test, port: number, options: Partial<RedisOptions> = {}): Promise<FakeNode> {
-  return await node(t, { history: { events: 10_000 } }, redis({ client: await clients['@redis/client'](t, port), audit: 500, ...options }))
-}
+interface Heard { readonly data: string, readonly offset: number | undefined }
+interface Member { readonly fake: Fake, readonly rooms: string[], readonly after: number }
 
-async function member (one: FakeNode, of: string[], lastEventId?: string): Promise<Fake> {
-  const fake = connect(one, { bare: false, broadcast: false, encoding, ...lastEventId === undefined ? {} : { lastEventId, opened: false } })
-  await fake.connection.join(of)
-  if (lastEventId !== undefined) {
+const heard = ({ wire }: Fake): Heard[] => wire.events.filter(({ event }) => event === 'n').map(({ data, id }) => ({ data: data as string, offset: id === undefined ? undefined : parseCursor(id)?.offset }))
+const gaps = ({ wire }: Fake): unknown[] => wire.events.filter(({ event }) => event === 'gap').map(({ data }) => (data as { reason: string }).reason)
+const some = (most: number): number => Math.floor(Math.random() * most)
+const sleep = (time: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, time))
+
+/** Two nodes, one of them behind a relay, and what was accepted of them. */
+class World {
+  readonly accepted: Heard[] = []
+  readonly members: Member[] = []
+  readonly relay: Relay
+  readonly here: FakeNode
+  readonly there: FakeNode
+  readonly port: number
+  #count = 0
+
+  constructor (port: number, relay: Relay, here: FakeNode, there: FakeNode) {
+    this.port = port
+    this.relay = relay
+    this.here = here
+    this.there = there
+  }
+
+  static async start (t: Test, options: Partial<RedisOptions> = {}): Promise<World> {
+    const { port } = await redisServer(t)
+    const relay = await relayTo(t, port)
+    const join = async (port: number): Promise<FakeNode> => await node(t, { history: { events: 10_000 } }, redis({ client: await clients['@redis/client'](t, port), audit: 500, ...options }))
+    return new World(port, relay, await join(relay.port), await join(port))
+  }
+
+  async say (from: FakeNode, room: string): Promise<Heard> {
+    const data = `${room} ${++this.#count}`
+    const { accepted, id } = await from.registry.room(room).send({ event: 'n', data })
+    if (!accepted) throw new Error(`${data} was not accepted`)
+    const said = { data, offset: parseCursor(id as string)?.offset as number }
+    this.accepted.push(said)
+    return said
+  }
+
+  /** It owes everything after its first cursor. */
+  async member (one: FakeNode, rooms: string[], lastEventId?: string): Promise<Member> {
+    const fake = connect(one, { bare: false, broadcast: false, encoding, ...lastEventId === undefined ? {} : { lastEventId, opened: false } })
+    await fake.connection.join(rooms)
     fake.connection.opened()
     fake.connection.settled()
+    await until(() => fake.wire.events.length > 0)
+    const [ready] = fake.wire.events as [{ event: string, id: string }]
+    if (ready.event !== 'ready') throw new Error(JSON.stringify(ready))
+    const member = { fake, rooms, after: parseCursor(ready.id)?.offset as number }
+    this.members.push(member)
+    return member
   }
-  return fake
-}
 
-interface Heard { data: string, offset: number | undefined }
+  async judge (t: Test): Promise<void> {
+    for (const { fake, rooms, after } of this.members) {
+      const wanted = this.accepted.filter(({ data, offset }) => rooms.includes(data[0] as string) && (offset as number) > after).sort((one, other) => (one.offset as number) - (other.offset as number))
+      await until(() => heard(fake).length >= wanted.length || gaps(fake).length > 0)
+      t.strictSame([heard(fake), gaps(fake)], [wanted, []], `after ${after}, returned with ${fake.connection.lastEventId}`)
+    }
+  }
 
-function heard ({ wire }: Fake): Heard[] {
-  return wire.events.filter(({ event }) => event === 'n').map(({ data, id }) => ({ data: data as string, offset: id === undefined ? undefined : parseCursor(id)?.offset }))
-}
+  async flood (sends: number, now: (i: number) => Promise<unknown> | undefined): Promise<void> {
+    const sending: Array<Promise<unknown>> = []
+    for (let i = 0; i < sends; i++) {
+      sending.push(this.say(some(5) > 0 ? this.there : this.here, both[some(2)] as string), now(i) ?? Promise.resolve())
+      if (some(2) > 0) await sleep(some(8))
+    }
+    await Promise.all(sending)
+  }
 
-function gaps ({ wire }: Fake): unknown[] { return wire.events.filter(({ event }) => event === 'gap') }
-
-/** All that was accepted of its rooms, once each, in the order of the sequence. */
-function isTrue (t: Test, fake: Fake, of: string[], accepted: ReadonlyMap<string, number>, what: string): void {
-  const wanted = [...accepted].filter(([data]) => of.includes(data[0] as string)).sort(([, one], [, other]) => one - other).map(([data, offset]) => ({ data, offset }))
-  t.strictSame(heard(fake), wanted, what)
-  t.strictSame(gaps(fake), [], what)
+  /** What is still on its way when all else is quiet comes with these. */
+  async end (t: Test): Promise<void> {
+    Object.assign(this.relay, { delay: 0, refusing: false })
+    for (const room of both) await Promise.all([this.say(this.there, room), this.say(this.here, room)])
+    await this.judge(t)
+  }
 }
 
 withRedis(t, () => {
-  t.test('whatever happens to the link of the subscriber', async (t) => {
-    const { port } = await redisServer(t)
-    const relay = await relayTo(t, port)
-    const [here, there] = [await join(t, relay.port), await join(t, port)]
-    const accepted = new Map<string, number>()
-    let count = 0
-    async function say (from: FakeNode): Promise<void> {
-      const data = `${rooms[Math.floor(Math.random() * rooms.length)]} ${++count}`
-      const { accepted: isAccepted, id } = await from.registry.room(data[0] as string).send({ event: 'n', data })
-      t.equal(isAccepted, true)
-      accepted.set(data, parseCursor(id as string)?.offset as number)
-    }
-    const fakes: Array<[Fake, string[]]> = []
-    for (const of of [rooms, ['a'], ['b'], rooms]) fakes.push([await member(here, of), of], [await member(there, of), of])
-    for (let round = 0; round < 25; round++) {
-      relay.delay = Math.random() * 20 // then live events come before what was lost is known
-      const sending: Array<Promise<void>> = []
-      for (let i = 0; i < 40; i++) {
-        sending.push(say(Math.random() < 0.8 ? there : here))
-        if (i === 5) relay.cutSubscribers()
-        if (Math.random() < 0.05) relay.cutSubscribers()
-        if (Math.random() < 0.5) await new Promise((resolve) => setTimeout(resolve, Math.random() * 8))
+  for (const [name, options] of Object.entries({ 'all that comes waits': {}, 'more comes than may wait': { maxHeld: 1_000 } })) {
+    t.test(`however often the subscriptions are lost, also where ${name}`, async (t) => {
+      const world = await World.start(t, options)
+      const { relay, here, there } = world
+      for (const rooms of [both, ['a'], ['b'], both]) for (const one of [here, there]) await world.member(one, rooms)
+      for (let round = 0; round < 15; round++) {
+        relay.delay = Math.random() * 20 // live events come before what was lost is known
+        await world.flood(40, (i) => {
+          if (i === 5 || some(20) === 0) relay.cutSubscribers()
+          if (some(40) === 0) return world.member(some(2) > 0 ? here : there, [both, ['b']][some(2)] as string[])
+          if (some(40) === 0) return world.member(some(2) > 0 ? here : there, both, heard((world.members[0] as Member).fake).length === 0 ? undefined : (world.members[0] as Member).fake.wire.events.at(-1)?.id as string)
+        })
       }
+      await world.end(t)
+      if (name !== 'all that comes waits') t.ok(here.lines.some(({ message }) => message === 'more came from redis than may wait, and is read from the log'))
+    })
+  }
+
+  t.test('a connection that goes deaf, or is lost again before it is known what was lost', async (t) => {
+    const world = await World.start(t, { audit: 100 })
+    for (const rooms of [both, ['a'], ['b']]) await world.member(world.here, rooms)
+    for (let round = 0; round < 4; round++) {
+      world.relay.delay = 10
+      await world.flood(60, (i) => {
+        if (i === 10) world.relay.mute()
+        if (i === 40 || i === 42) world.relay.cutSubscribers()
+        return undefined
+      })
+    }
+    await world.end(t)
+  })
+
+  t.test('what did not come though the connection stayed', async (t) => {
+    const world = await World.start(t, { audit: 1_000 })
+    const { relay, here, there } = world
+    for (const rooms of [both, ['a'], ['b']]) await world.member(here, rooms)
+    for (let round = 0; round < 5; round++) {
+      relay.delay = 30
+      await world.say(there, 'a')
+      world.accepted.push({ data: `a ${round} hidden`, offset: await hide(world.port, 'room/a', `a ${round} hidden`) })
+      const sending = [world.say(there, 'a'), world.say(there, 'b'), world.say(here, 'a'), world.say(there, 'b')]
       await Promise.all(sending)
     }
-    relay.delay = 0
-    await Promise.all([say(there), say(here)])
-    for (const [fake, of] of fakes) {
-      const wanted = [...accepted.keys()].filter((data) => of.includes(data[0] as string)).length
-      await until(() => heard(fake).length >= wanted || gaps(fake).length > 0)
-      isTrue(t, fake, of, accepted, String(of))
+    await world.judge(t)
+    world.accepted.push({ data: 'b last', offset: await hide(world.port, 'room/b', 'b last') })
+    await world.judge(t) // nothing follows
+    await world.end(t)
+  })
+
+  t.test('a room that is left and joined again, or joined for the first time, while there are no subscriptions', async (t) => {
+    const world = await World.start(t, { audit: 200 })
+    const { relay, here, there } = world
+    const leaving = await world.member(here, ['b'])
+    await world.member(here, ['a'])
+    await world.say(there, 'b')
+    await world.judge(t)
+    relay.refusing = true
+    relay.cutSubscribers()
+    await until(() => here.lines.some(({ message }) => message === 'the subscriptions to redis are lost'))
+    await leaving.fake.connection.leave('b')
+    world.members.shift()
+    await sleep(1_200) // until it is dropped
+    const joining = [world.member(here, ['b']), world.member(here, both), world.member(here, ['c', 'a'])]
+    await world.say(there, 'a')
+    const own = world.say(here, 'a')
+    relay.delay = 20
+    relay.refusing = false
+    await Promise.all(joining)
+    await own
+    await world.flood(20, () => undefined)
+    await world.end(t)
+  })
+
+  t.test('another sequence, while what was lost of the one before is not known', async (t) => {
+    const world = await World.start(t, { audit: 200 })
+    const { relay, here, there } = world
+    const cli = createClient({ url: `redis://127.0.0.1:${world.port}` })
+    await cli.connect()
+    t.after(() => cli.destroy())
+    const fakes = [(await world.member(here, both)).fake, (await world.member(here, ['a'])).fake] as const
+    for (let round = 1; round <= 3; round++) {
+      for (const room of both) await world.say(there, room)
+      relay.delay = 20
+      relay.cutSubscribers()
+      await world.say(there, 'a')
+      await cli.flushAll()
+      world.accepted.length = 0
+      for (let i = 0; i < 10; i++) await Promise.all([world.say(there, 'a'), world.say(there, 'b')])
+      for (const fake of fakes) {
+        await until(() => gaps(fake).length === round && heard(fake).at(-1)?.data === world.accepted.filter(({ data }) => fake === fakes[0] || data.startsWith('a')).at(-1)?.data)
+        const reset = fake.wire.events.map(({ event }) => event).lastIndexOf('gap')
+        const after = heard({ ...fake, wire: { events: fake.wire.events.slice(reset) } as never })
+        t.strictSame(after, world.accepted.filter(({ data }) => fake === fakes[0] || data.startsWith('a')).sort((one, other) => (one.offset as number) - (other.offset as number)))
+        t.strictSame(gaps(fake), new Array(round).fill('epoch'))
+      }
     }
+  })
+
+  t.test('who sends while there are no subscriptions waits for what it sent, but not for ever', async (t) => {
+    const world = await World.start(t, { audit: 100, timeout: 400 })
+    const { relay, here } = world
+    const { fake } = await world.member(here, ['a'])
+    relay.cutSubscribers()
+    await world.say(here, 'a')
+    await turn()
+    await world.judge(t)
+    relay.refusing = true
+    relay.cutSubscribers()
+    await until(() => here.lines.filter(({ message }) => message === 'the subscriptions to redis are lost').length === 2)
+    const { data } = await world.say(here, 'a')
+    t.not(heard(fake).at(-1)?.data, data, 'it was accepted, and has not come')
+    await world.end(t)
   })
 })
