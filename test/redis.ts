@@ -1,11 +1,14 @@
 // Real servers for tests, each on a port of its own; what Debian may have started is not used.
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
 import { existsSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
-import { createClient } from '@redis/client'
+import { promisify } from 'node:util'
+import { createClient, createCluster } from '@redis/client'
 import { Redis as IoRedis } from 'ioredis'
 import { Redis as IoValkey } from 'iovalkey'
 import type { Test } from 'tap'
@@ -85,4 +88,36 @@ export async function hide (port: number, topic: string, data: string, prefix = 
   } finally {
     client.destroy()
   }
+}
+
+export interface RedisCluster {
+  readonly ports: number[]
+  /** Runs `redis-cli` against one of its servers; gives what it said. */
+  cli (at: number, ...args: string[]): Promise<string>
+}
+
+/** Three servers that share the slots, ended after the test. */
+export async function redisCluster (t: Test): Promise<RedisCluster> {
+  const folder = await mkdtemp(join(tmpdir(), 'fastify-real-'))
+  t.after(() => rm(folder, { recursive: true, force: true }))
+  const servers = await Promise.all([1, 2, 3].map(async () => {
+    let port = await freePort()
+    while (port > 55_000) port = await freePort() // the one of its bus is 10,000 above
+    return redisServer(t, port, ['--cluster-enabled', 'yes', '--cluster-config-file', join(folder, `${port}.conf`), '--cluster-node-timeout', '2000'])
+  }))
+  const ports = servers.map(({ port }) => port)
+  const cli = async (at: number, ...args: string[]): Promise<string> => (await promisify(execFile)('redis-cli', ['-p', String(ports[at]), ...args])).stdout
+  await cli(0, '--cluster', 'create', ...ports.map((port) => `127.0.0.1:${port}`), '--cluster-yes')
+  const isOk = async (_: number, at: number): Promise<boolean> => /cluster_state:ok/.test(await cli(at, 'cluster', 'info'))
+  while (!(await Promise.all(ports.map(isOk))).every(Boolean)) await new Promise((resolve) => setTimeout(resolve, 20))
+  return { ports, cli }
+}
+
+/** A client of a cluster, ended after the test. */
+export async function clusterClient (t: Test, { ports }: RedisCluster): Promise<Given> {
+  const cluster = createCluster({ rootNodes: ports.map((port) => ({ url: `redis://127.0.0.1:${port}` })) })
+  cluster.on('error', () => {}).on('node-error', () => {})
+  await cluster.connect()
+  t.after(() => cluster.destroy())
+  return cluster
 }

@@ -1,4 +1,4 @@
-import type { Client, Subscriber } from './redis-clients.ts'
+import type { Client, Subscriber } from './redis-like.ts'
 
 /** What it needs from above. */
 export interface LinkHost {

@@ -1,9 +1,9 @@
 import { Reader } from '../options.ts'
-import type { IoRedisLike, NodeRedisLike } from './redis-clients.ts'
+import type { IoRedisLike, NodeRedisClusterLike, NodeRedisLike } from './redis-like.ts'
 
 export interface RedisOptions {
-  /** A client of `@redis/client`, `ioredis` or `iovalkey`, open or not. What subscribes is a `duplicate()` of it; one that was open stays open. */
-  client: NodeRedisLike | IoRedisLike
+  /** A client of `@redis/client`, `ioredis` or `iovalkey`, or a cluster of `@redis/client`; open or not. What subscribes is a `duplicate()` of it; one that was open stays open. */
+  client: NodeRedisLike | NodeRedisClusterLike | IoRedisLike
   /** Before the names of all keys and channels, as their hash tag: one for each application. Default: `fastify-real`. */
   prefix?: string | undefined
   /** When there is no Redis at the start: `connections` does not register, or goes on without until there is. Default: `fail`. */

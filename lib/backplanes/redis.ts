@@ -4,7 +4,7 @@ import { formatCursor, type CheckedEvent } from '../event.ts'
 import { decodeParcel, encodeParcel } from '../parcel.ts'
 import { Topics } from '../topics.ts'
 import { clientOf } from './redis-clients.ts'
-import type { Client } from './redis-clients.ts'
+import type { Client } from './redis-like.ts'
 import { Intake } from './redis-intake.ts'
 import { Link } from './redis-link.ts'
 import { Marks } from './redis-marks.ts'
@@ -42,12 +42,14 @@ class Own {
 /** Redis 7 or Valkey 7.2: many processes and machines. */
 export function redis (options: RedisOptions): Backplane {
   const settings = checkRedis(options)
-  return new RedisBackplane(clientOf(options.client), settings)
+  const keys = new Keys(settings.prefix)
+  return new RedisBackplane(clientOf(options.client, keys.meta), keys, settings)
 }
 
 class RedisBackplane implements Backplane {
   readonly #id = randomBytes(9).toString('base64url')
   readonly #client: Client
+  readonly #verb: 'PUBLISH' | 'SPUBLISH'
   readonly #settings: RedisSettings
   readonly #keys: Keys
   readonly #nodes = new Set<Node>()
@@ -65,10 +67,11 @@ class RedisBackplane implements Backplane {
   #link: Link
   #marks: Marks
 
-  constructor (client: Client, settings: RedisSettings) {
+  constructor (client: Client, keys: Keys, settings: RedisSettings) {
     this.#client = client
+    this.#verb = client.isSharded ? 'SPUBLISH' : 'PUBLISH'
     this.#settings = settings
-    this.#keys = new Keys(settings.prefix)
+    this.#keys = keys
     this.#topics = new Topics({
       subscribe: ({ name }) => this.#link.subscribe(this.#keys.channel(name)),
       unsubscribe: ({ name }) => this.#link.unsubscribe(this.#keys.channel(name))
@@ -112,7 +115,7 @@ class RedisBackplane implements Backplane {
     const marks = new Marks({
       keys: [this.#keys.meta, this.#keys.old],
       own,
-      verb: 'PUBLISH',
+      verb: this.#verb,
       topics: this.#topics,
       intake,
       ask: (command) => sender.ask(command),
@@ -194,7 +197,7 @@ class RedisBackplane implements Backplane {
     try {
       const reply = await this.#sender.publish(count, body.length, () => {
         epoch = this.epoch
-        return keep === null ? ['PUBLISH', this.#keys.channel(name), plain] : this.#keeping(name, parcel, body, keep, once, count)
+        return keep === null ? [this.#verb, this.#keys.channel(name), plain] : this.#keeping(name, parcel, body, keep, once, count)
       })
       if (reply === null) {
         this.#unsure = true
@@ -216,7 +219,7 @@ class RedisBackplane implements Backplane {
     const { id = '', size } = parcel.event as CheckedEvent
     return run(publishScript, keys, [
       this.epoch, this.#intake.server, this.#intake.top, name, body, id, once ? '1' : '0', keep.events, keep.bytes, keep.age, size,
-      this.#keys.channel(name), 'PUBLISH', count, this.#settings.topics, PERIOD
+      this.#keys.channel(name), this.#verb, count, this.#settings.topics, PERIOD
     ])
   }
 
