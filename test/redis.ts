@@ -23,7 +23,7 @@ export function withRedis (t: Test, tests: () => void): void {
   else t.plan(0, 'redis-server is not installed')
 }
 
-export interface RedisServer { readonly port: number, readonly url: string, readonly process: ChildProcess, stop (signal?: NodeJS.Signals): Promise<void> }
+export interface RedisServer { readonly port: number, readonly url: string, readonly process: ChildProcess, cli (...args: string[]): Promise<string>, stop (signal?: NodeJS.Signals): Promise<void> }
 
 export async function freePort (): Promise<number> {
   const server = createServer()
@@ -45,7 +45,8 @@ export async function redisServer (t: Test, port?: number, args: string[] = []):
     child.stdout.setEncoding('utf8').on('data', (text: string) => { said += text; if (said.includes('Ready to accept connections')) resolve() })
     void ended.then(() => reject(new Error(said)))
   })
-  return { port, url: `redis://127.0.0.1:${port}`, process: child, stop }
+  const cli = async (...args: string[]): Promise<string> => (await promisify(execFile)('redis-cli', ['-p', String(port), ...args])).stdout
+  return { port, url: `redis://127.0.0.1:${port}`, process: child, cli, stop }
 }
 
 type Given = RedisOptions['client']
@@ -96,17 +97,26 @@ export interface RedisCluster {
   cli (at: number, ...args: string[]): Promise<string>
 }
 
-/** Three servers that share the slots, ended after the test. */
-export async function redisCluster (t: Test): Promise<RedisCluster> {
+/** The one of its bus is 10,000 above. */
+export async function clusterPort (): Promise<number> {
+  for (;;) {
+    const port = await freePort()
+    if (port <= 55_535) return port
+  }
+}
+
+/** A server that can be one of a cluster. */
+export async function clusterServer (t: Test, port: number): Promise<RedisServer> {
   const folder = await mkdtemp(join(tmpdir(), 'fastify-real-'))
   t.after(() => rm(folder, { recursive: true, force: true }))
-  const servers = await Promise.all([1, 2, 3].map(async () => {
-    let port = await freePort()
-    while (port > 55_000) port = await freePort() // the one of its bus is 10,000 above
-    return redisServer(t, port, ['--cluster-enabled', 'yes', '--cluster-config-file', join(folder, `${port}.conf`), '--cluster-node-timeout', '2000'])
-  }))
+  return await redisServer(t, port, ['--cluster-enabled', 'yes', '--cluster-config-file', join(folder, 'nodes.conf'), '--cluster-node-timeout', '2000'])
+}
+
+/** Three servers that share the slots, ended after the test. */
+export async function redisCluster (t: Test): Promise<RedisCluster> {
+  const servers = await Promise.all([1, 2, 3].map(async () => clusterServer(t, await clusterPort())))
   const ports = servers.map(({ port }) => port)
-  const cli = async (at: number, ...args: string[]): Promise<string> => (await promisify(execFile)('redis-cli', ['-p', String(ports[at]), ...args])).stdout
+  const cli = (at: number, ...args: string[]): Promise<string> => (servers[at] as RedisServer).cli(...args)
   await cli(0, '--cluster', 'create', ...ports.map((port) => `127.0.0.1:${port}`), '--cluster-yes')
   const isOk = async (_: number, at: number): Promise<boolean> => /cluster_state:ok/.test(await cli(at, 'cluster', 'info'))
   while (!(await Promise.all(ports.map(isOk))).every(Boolean)) await new Promise((resolve) => setTimeout(resolve, 20))
@@ -120,4 +130,20 @@ export async function clusterClient (t: Test, { ports }: RedisCluster): Promise<
   await cluster.connect()
   t.after(() => cluster.destroy())
   return cluster
+}
+
+/** Moves a slot with its keys to another of the servers, as a resharding does. */
+export async function moveSlot ({ ports, cli }: RedisCluster, slot: number): Promise<void> {
+  const ids = await Promise.all(ports.map(async (_, at) => (await cli(at, 'cluster', 'myid')).trim()))
+  const shards = (await cli(0, 'cluster', 'slots')).split('\n')
+  const owner = ports.findIndex((port) => shards.some((line, at) => Number(line) === port && Number(shards[at - 3]) <= slot && slot <= Number(shards[at - 2])))
+  const to = (owner + 1) % ports.length
+  await cli(to, 'cluster', 'setslot', String(slot), 'importing', ids[owner] as string)
+  await cli(owner, 'cluster', 'setslot', String(slot), 'migrating', ids[to] as string)
+  for (;;) {
+    const keys = (await cli(owner, 'cluster', 'getkeysinslot', String(slot), '10')).split('\n').filter((key) => key !== '')
+    if (keys.length === 0) break
+    await cli(owner, 'migrate', '127.0.0.1', String(ports[to]), '', '0', '5000', 'keys', ...keys)
+  }
+  for (const at of [to, owner, 3 - to - owner]) await cli(at, 'cluster', 'setslot', String(slot), 'node', ids[to] as string)
 }

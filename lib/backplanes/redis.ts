@@ -144,10 +144,7 @@ class RedisBackplane implements Backplane {
     const { timeout, audit, onUnavailable } = this.#settings
     this.#ticking = setInterval(() => this.#tick(), Math.ceil(audit / TICKS)).unref()
     this.#sender.start()
-    if (this.#client.closed) {
-      this.#opened = true
-      this.#client.open().catch((err: unknown) => { this.#sender.problem = err })
-    }
+    if (this.#client.closed) this.#open()
     this.#link.start()
     const until = performance.now() + Math.min(timeout, BOOT)
     while (!this.#marks.done) {
@@ -159,6 +156,12 @@ class RedisBackplane implements Backplane {
       }
       await new Promise((resolve) => setTimeout(resolve, 5))
     }
+  }
+
+  // some libraries give up: it is tried again with each tick
+  #open (): void {
+    this.#opened = true
+    this.#client.open().catch((err: unknown) => { this.#sender.problem = err })
   }
 
   async #stop (): Promise<void> {
@@ -244,6 +247,7 @@ class RedisBackplane implements Backplane {
 
   #tick (): void {
     const now = performance.now()
+    if (this.#opened && this.#client.closed) this.#open()
     this.#sender.tick(now)
     this.#marks.tick()
     for (const own of this.#own.values()) if (own.due <= now) own.done()
