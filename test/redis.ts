@@ -105,16 +105,21 @@ export async function clusterPort (): Promise<number> {
   }
 }
 
-/** A server that can be one of a cluster. */
-export async function clusterServer (t: Test, port: number): Promise<RedisServer> {
+/** Where a server remembers its cluster, removed after the test. */
+export async function clusterFolder (t: Test): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'fastify-real-'))
   t.after(() => rm(folder, { recursive: true, force: true }))
+  return folder
+}
+
+/** A server that can be one of a cluster. */
+export async function clusterServer (t: Test, port: number, folder: string): Promise<RedisServer> {
   return await redisServer(t, port, ['--cluster-enabled', 'yes', '--cluster-config-file', join(folder, 'nodes.conf'), '--cluster-node-timeout', '2000'])
 }
 
 /** Three servers that share the slots, ended after the test. */
 export async function redisCluster (t: Test): Promise<RedisCluster> {
-  const servers = await Promise.all([1, 2, 3].map(async () => clusterServer(t, await clusterPort())))
+  const servers = await Promise.all([1, 2, 3].map(async () => clusterServer(t, await clusterPort(), await clusterFolder(t))))
   const ports = servers.map(({ port }) => port)
   const cli = (at: number, ...args: string[]): Promise<string> => (servers[at] as RedisServer).cli(...args)
   await cli(0, '--cluster', 'create', ...ports.map((port) => `127.0.0.1:${port}`), '--cluster-yes')

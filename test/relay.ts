@@ -7,6 +7,11 @@ export interface Relay {
   readonly port: number
   /** Milliseconds that what is sent to the server waits, on connections that do not subscribe. */
   delay: number
+  /** Called with what is about to be passed on to the server, which waits for it. */
+  before: ((text: string, subscribes: boolean) => Promise<unknown> | undefined) | null
+  /** What subscribers are sent waits as long as this is no longer null; it is its text. */
+  stalled: string | null
+  release (): void
   /** Connections that want to subscribe are ended as soon as they say so. */
   refusing: boolean
   /** Whoever has subscribed so far hears nothing any more, though the connection stays. */
@@ -23,9 +28,16 @@ export async function relayTo (t: Test, to: number): Promise<Relay> {
   const subscribers = new Set<Socket>()
   const muted = new Set<Socket>()
   const all = new Set<Socket>() // those of the near side
+  const waiting: Array<() => void> = []
   const relay: Relay = {
     port: 0,
     delay: 0,
+    before: null,
+    stalled: null,
+    release () {
+      relay.stalled = null
+      for (const pass of waiting.splice(0)) pass()
+    },
     refusing: false,
     mute () { for (const near of subscribers) muted.add(near) },
     cutSubscribers () { for (const near of subscribers) near.destroy() },
@@ -36,16 +48,20 @@ export async function relayTo (t: Test, to: number): Promise<Relay> {
     const forget = (): void => { for (const set of [subscribers, muted, all]) set.delete(near); near.destroy(); far.destroy() }
     all.add(near)
     for (const socket of [near, far]) socket.setNoDelay().on('error', () => {}).on('close', forget)
-    let last = Promise.resolve()
+    let last: Promise<unknown> = Promise.resolve()
     near.on('data', (data) => {
       if (SUBSCRIBES.test(data.toString('latin1'))) subscribers.add(near)
-      if (relay.refusing && subscribers.has(near)) return near.destroy()
-      const pass = (): void => { if (!far.destroyed) far.write(data) }
-      if (subscribers.has(near)) return pass()
-      const due = new Promise<void>((resolve) => setTimeout(resolve, relay.delay))
-      last = last.then(() => due).then(pass) // in its order, also where the delay changes
+      const subscribes = subscribers.has(near)
+      if (relay.refusing && subscribes) return near.destroy()
+      const due = new Promise<void>((resolve) => { if (subscribes || relay.delay === 0) resolve(); else setTimeout(resolve, relay.delay) })
+      last = last.then(() => due).then(() => relay.before?.(data.toString('latin1'), subscribes)).then(() => { if (!far.destroyed) far.write(data) }) // in its order, also where the delay changes
     })
-    far.on('data', (data) => { if (!muted.has(near)) near.write(data) })
+    far.on('data', (data) => {
+      if (muted.has(near)) return
+      if (relay.stalled === null || !subscribers.has(near)) return near.write(data)
+      relay.stalled += data.toString('latin1')
+      waiting.push(() => { if (!near.destroyed) near.write(data) })
+    })
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   t.after(() => { for (const near of all) near.destroy(); server.close() })

@@ -1,7 +1,7 @@
 import { OptionError } from '../errors.ts'
 import { NodeRedisCluster } from './redis-cluster.ts'
 import { BYTES, listen } from './redis-like.ts'
-import type { Client, IoRedisCalls, IoRedisLike, NodeRedisCalls, NodeRedisClusterLike, NodeRedisLike, Subscriber } from './redis-like.ts'
+import type { Client, IoRedisCalls, IoRedisLike, Listener, NodeRedisCalls, NodeRedisClusterLike, NodeRedisLike, Subscriber } from './redis-like.ts'
 import type { Command } from './redis-script.ts'
 
 /** The client by its structure; a cluster is used where it has a key. */
@@ -30,8 +30,8 @@ class NodeRedis implements Client {
     return Promise.all(commands.map((command) => this.#client.sendCommand(command, BYTES).catch((err: unknown) => err)))
   }
 
-  subscriber (): Subscriber {
-    return new NodeRedisSubscriber(this.#client.duplicate({ socket: { ...this.#client.options?.socket, reconnectStrategy: false } }))
+  subscriber (listener: Listener): Subscriber {
+    return new NodeRedisSubscriber(this.#client.duplicate({ socket: { ...this.#client.options?.socket, reconnectStrategy: false } }), listener)
   }
 
   watch (changed: () => void, failed: (err: Error) => void): () => void {
@@ -41,21 +41,22 @@ class NodeRedis implements Client {
 
 class NodeRedisSubscriber implements Subscriber {
   readonly #client: NodeRedisCalls
-  #message: (message: Buffer, channel: Buffer) => void = () => {}
-  constructor (client: NodeRedisCalls) { this.#client = client }
+  readonly #message: (message: Buffer, channel: Buffer) => void
 
-  connect (message: (channel: string, message: Buffer) => void, ended: (err?: Error) => void): Promise<void> {
+  constructor (client: NodeRedisCalls, { message, ended }: Listener) {
+    this.#client = client
     this.#message = (bytes, channel) => message(String(channel), bytes)
-    listen(this.#client, { error: ended, end: () => ended() })
-    return this.#client.connect() as Promise<void>
+    listen(client, { error: ended, end: () => ended() })
   }
 
+  connect (): Promise<unknown> { return this.#client.connect() }
   subscribe (channels: string[]): Promise<unknown> { return this.#client.subscribe(channels, this.#message, true) }
   unsubscribe (channels: string[]): Promise<unknown> { return this.#client.unsubscribe(channels) }
   destroy (): void { if (this.#client.isOpen) this.#client.destroy() }
 }
 
-const SUBSCRIBER = { autoResubscribe: false, retryStrategy: () => null, sentinelRetryStrategy: () => null, reconnectOnError: () => false, lazyConnect: true, maxRetriesPerRequest: null }
+const never = (): null => null
+const SUBSCRIBER = { autoResubscribe: false, retryStrategy: never, sentinelRetryStrategy: never, reconnectOnError: null, lazyConnect: true, maxRetriesPerRequest: null }
 
 class IoRedis implements Client {
   readonly isSharded = false
@@ -70,14 +71,10 @@ class IoRedis implements Client {
   async run (commands: Command[]): Promise<unknown[]> {
     const pipeline = this.#client.pipeline()
     for (const command of commands) pipeline.callBuffer(...command)
-    try {
-      return (await pipeline.exec()).map(([err, reply]) => err ?? reply)
-    } catch (err) {
-      return commands.map(() => err)
-    }
+    return (await pipeline.exec()).map(([err, reply]) => err ?? reply) // it rejects on a cluster only
   }
 
-  subscriber (): Subscriber { return new IoRedisSubscriber(this.#client.duplicate(SUBSCRIBER)) }
+  subscriber (listener: Listener): Subscriber { return new IoRedisSubscriber(this.#client.duplicate(SUBSCRIBER), listener) }
 
   watch (changed: () => void, failed: (err: Error) => void): () => void {
     return listen(this.#client, { ready: changed, close: changed, end: changed, error: failed })
@@ -86,13 +83,13 @@ class IoRedis implements Client {
 
 class IoRedisSubscriber implements Subscriber {
   readonly #client: IoRedisCalls
-  constructor (client: IoRedisCalls) { this.#client = client }
 
-  connect (message: (channel: string, message: Buffer) => void, ended: (err?: Error) => void): Promise<void> {
-    listen(this.#client, { messageBuffer: (channel: Buffer, bytes: Buffer) => message(String(channel), bytes), error: ended, end: () => ended() })
-    return this.#client.connect() as Promise<void>
+  constructor (client: IoRedisCalls, { message, ended }: Listener) {
+    this.#client = client
+    listen(client, { messageBuffer: (channel: Buffer, bytes: Buffer) => message(String(channel), bytes), error: ended, end: () => ended() })
   }
 
+  connect (): Promise<unknown> { return this.#client.connect() }
   subscribe (channels: string[]): Promise<unknown> { return this.#client.subscribe(...channels) }
   unsubscribe (channels: string[]): Promise<unknown> { return this.#client.unsubscribe(...channels) }
   destroy (): void { this.#client.disconnect() }

@@ -1,5 +1,5 @@
 import { BYTES, listen } from './redis-like.ts'
-import type { Client, NodeRedisCalls, NodeRedisClusterLike, Subscriber } from './redis-like.ts'
+import type { Client, Listener, NodeRedisCalls, NodeRedisClusterLike, Subscriber } from './redis-like.ts'
 import type { Command } from './redis-script.ts'
 
 interface Shard { readonly master: object }
@@ -31,7 +31,7 @@ export class NodeRedisCluster implements Client {
     return Promise.all(commands.map((command) => this.#cluster.sendCommand(this.#key, false, command, BYTES).catch((err: unknown) => err)))
   }
 
-  subscriber (): Subscriber { return new ClusterSubscriber(this.#cluster, this.#key) }
+  subscriber (listener: Listener): Subscriber { return new ClusterSubscriber(this.#cluster, this.#key, listener) }
 
   watch (changed: () => void, failed: (err: Error) => void): () => void {
     return listen(this.#cluster, { connect: changed, disconnect: changed, 'node-ready': changed, 'node-disconnect': changed, error: failed, 'node-error': failed })
@@ -42,25 +42,34 @@ export class NodeRedisCluster implements Client {
 class ClusterSubscriber implements Subscriber {
   readonly #cluster: ClusterCalls
   readonly #key: string
+  readonly #ended: (err?: Error) => void
+  readonly #message: (message: Buffer, channel: Buffer) => void
   #client: NodeRedisCalls | null = null
-  #message: (message: Buffer, channel: Buffer) => void = () => {}
+  #isOver = false
 
-  constructor (cluster: ClusterCalls, key: string) {
+  constructor (cluster: ClusterCalls, key: string, { message, ended }: Listener) {
     this.#cluster = cluster
     this.#key = key
+    this.#ended = ended
+    this.#message = (bytes, channel) => message(String(channel), bytes)
   }
 
-  async connect (message: (channel: string, message: Buffer) => void, ended: (err?: Error) => void): Promise<void> {
-    this.#message = (bytes, channel) => message(String(channel), bytes)
+  async connect (): Promise<void> {
     await this.#cluster.sendCommand(this.#key, false, ['EXISTS', this.#key]) // where the slot has moved it is found out with this
     const slot = await this.#cluster.sendCommand(this.#key, false, ['CLUSTER', 'KEYSLOT', this.#key])
     const node = await this.#cluster.nodeClient((this.#cluster.slots[Number(slot)] as Shard).master)
-    const client = this.#client = node.duplicate({ socket: { ...node.options?.socket, reconnectStrategy: false } })
-    listen(client, { error: ended, end: () => ended(), 'sharded-channel-moved': () => ended(new Error('the slot is moving')) })
+    const client = node.duplicate({ socket: { ...node.options?.socket, reconnectStrategy: false } })
+    listen(client, { error: this.#ended, end: () => this.#ended(), 'sharded-channel-moved': () => this.#ended(new Error('the slot has moved')) })
+    if (this.#isOver) return
+    this.#client = client
     await client.connect()
   }
 
   subscribe (channels: string[]): Promise<unknown> { return (this.#client as NodeRedisCalls).sSubscribe(channels, this.#message, true) }
   unsubscribe (channels: string[]): Promise<unknown> { return (this.#client as NodeRedisCalls).sUnsubscribe(channels) }
-  destroy (): void { if (this.#client?.isOpen === true) this.#client.destroy() }
+
+  destroy (): void {
+    this.#isOver = true
+    if (this.#client?.isOpen === true) this.#client.destroy()
+  }
 }

@@ -206,9 +206,8 @@ export class Intake {
 function isAside ({ name, offset }: Item): boolean { return offset === 0 && (name === 'nodes' || name.startsWith('presence/')) }
 
 // a node that fails harms no other
-function tell ({ name, nodes, joining }: Topic, offset: number): void {
+function tell ({ name, nodes }: Topic, offset: number): void {
   for (const node of nodes) {
-    if (joining.has(node)) continue
     try {
       node.missed(name, offset)
     } catch (err) {

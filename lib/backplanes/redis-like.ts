@@ -2,12 +2,19 @@ import type { Command } from './redis-script.ts'
 
 /** A connection of our own that subscribes, once: when it is lost there is another. */
 export interface Subscriber {
-  /** Resolves when it is ready. `ended` is called once, when it is lost. */
-  connect (message: (channel: string, message: Buffer) => void, ended: (err?: Error) => void): Promise<void>
+  /** Resolves when it is ready. */
+  connect (): Promise<unknown>
   /** Resolves when all of them are acknowledged. */
   subscribe (channels: string[]): Promise<unknown>
   unsubscribe (channels: string[]): Promise<unknown>
   destroy (): void
+}
+
+/** What a subscriber tells. */
+export interface Listener {
+  message (channel: string, message: Buffer): void
+  /** It is lost. */
+  ended (err?: Error): void
 }
 
 /** The client that was given, whichever library it is of. */
@@ -22,13 +29,13 @@ export interface Client {
   close (): Promise<unknown>
   /** One reply each, an error where it failed; texts are bytes. All are written at once. */
   run (commands: Command[]): Promise<unknown[]>
-  subscriber (): Subscriber
+  subscriber (listener: Listener): Subscriber
   /** Calls back when it may be ready, or no longer. Gives what ends that. */
   watch (changed: () => void, failed: (err: Error) => void): () => void
 }
 
-type Listener = (...args: any[]) => void // as the libraries have it: each event has other arguments
-interface Emitter { on (event: string, listener: Listener): unknown, off (event: string, listener: Listener): unknown }
+type Handler = (...args: any[]) => void // as the libraries have it: each event has other arguments
+interface Emitter { on (event: string, handler: Handler): unknown, off (event: string, handler: Handler): unknown }
 
 /** What is used of `@redis/client`. */
 export interface NodeRedisLike extends Emitter {
@@ -87,7 +94,8 @@ export interface IoRedisCalls extends Emitter, Pick<IoRedisLike, 'status' | 'con
   unsubscribe (...channels: string[]): Promise<unknown>
 }
 
-export function listen (emitter: Emitter, listeners: Record<string, Listener>): () => void {
-  for (const [name, listener] of Object.entries(listeners)) emitter.on(name, listener)
-  return () => { for (const [name, listener] of Object.entries(listeners)) emitter.off(name, listener) }
+/** Gives what ends it. */
+export function listen (emitter: Emitter, handlers: Record<string, Handler>): () => void {
+  for (const [name, handler] of Object.entries(handlers)) emitter.on(name, handler)
+  return () => { for (const [name, handler] of Object.entries(handlers)) emitter.off(name, handler) }
 }

@@ -48,7 +48,7 @@ export class Sender {
   #state: 'away' | 'verifying' | 'open' | 'closed' = 'away'
   #due = false
   #logged = false
-  #unwatch: () => void = () => {}
+  #unwatch!: () => void // since its start
   #verification: Promise<void> = Promise.resolve()
   /** Why it is away, as far as it is known. */
   problem: unknown = null
@@ -93,10 +93,10 @@ export class Sender {
       if (this.#state === 'verifying') await this.#verification
       if (this.#state !== 'open' || this.#questions >= QUESTIONS) throw new Error('redis is not there')
       const reply = await this.#answer(command())
-      if (reply instanceof Error && (!TEMPORARY.test(reply.message) || tries > 0)) throw reply
-      if (!isFence(reply) && !(reply instanceof Error)) return reply as unknown[]
+      const isError = reply instanceof Error
+      if (!isFence(reply) && !isError) return reply as unknown[]
+      if (tries > 0 || (isError && !TEMPORARY.test(reply.message))) throw isError ? reply : new Error('redis is another one each time it is asked')
       await this.#verify()
-      if (tries > 0) throw new Error('redis is another one each time it is asked')
     }
   }
 
@@ -121,7 +121,6 @@ export class Sender {
   }
 
   #changed (): void {
-    if (this.#state === 'closed') return
     if (!this.#client.ready) this.#state = 'away'
     else if (this.#state === 'away') void this.#verify()
   }

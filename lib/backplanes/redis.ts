@@ -104,6 +104,7 @@ class RedisBackplane implements Backplane {
     }, this.#settings)
     const link = new Link(this.#client, {
       log: this.#log,
+      timeout: this.#settings.timeout,
       channels: () => [own, ...[...this.#topics].map(({ name }) => this.#keys.channel(name))],
       message: (channel, message) => { if (channel === own) this.#mark(String(message)); else intake.hear(channel.slice(this.#keys.channels.length), message) },
       up: () => this.#marks.want(true),
@@ -188,6 +189,7 @@ class RedisBackplane implements Backplane {
   async unsubscribe (node: Node, name: string): Promise<void> { this.#topics.leave(node, name) }
 
   async publish (name: string, parcel: Parcel, { keep, once }: { keep: Kept | null, once: boolean }): Promise<Publication> {
+    if (this.#booting === null) return { accepted: false, offset: 0, duplicate: false } // it has ended
     const count = ++this.#count
     const body = encodeParcel(parcel, { from: this.#id, count })
     if (body.length > this.#settings.maxBytes) throw new Error(`an event has ${body.length} bytes on its way, more than redis.maxBytes (${this.#settings.maxBytes})`)

@@ -8,7 +8,7 @@ import type { Backplane } from '../../types/index.ts'
 import { connect, FakeEncoding, node } from '../fake.ts'
 import type { Fake, FakeNode } from '../fake.ts'
 import { until } from '../helper.ts'
-import { clusterClient, clusterPort, clusterServer, moveSlot, redisCluster, withRedis } from '../redis.ts'
+import { clusterClient, clusterFolder, clusterPort, clusterServer, moveSlot, redisCluster, withRedis } from '../redis.ts'
 
 const encoding = new FakeEncoding('cluster')
 const rooms = ['a', 'b']
@@ -41,10 +41,10 @@ withRedis(t, () => {
       t.equal(isAccepted, true)
       accepted.push({ data, ...parseCursor(id as string) as { epoch: string, offset: number } })
     }
-    let on = true
+    const flood = { on: true }
     const sending = (async () => {
       const all: Array<Promise<void>> = []
-      while (on) {
+      while (flood.on) {
         all.push(say())
         await new Promise((resolve) => setTimeout(resolve, 3))
       }
@@ -57,8 +57,10 @@ withRedis(t, () => {
       await moveSlot(cluster, slot)
       await until(() => accepted.length > before + 40)
     }
-    on = false
+    flood.on = false
+    t.comment('sent', accepted.length, count)
     await sending
+    t.comment('accepted')
     await say()
     await say()
     t.equal(backplanes[0]?.epoch, backplanes[1]?.epoch)
@@ -81,7 +83,10 @@ withRedis(t, () => {
   })
 
   t.test('a cluster that is not there at the start is used when it is', async (t) => {
-    const port = await clusterPort()
+    const [port, folder] = [await clusterPort(), await clusterFolder(t)]
+    const { cli, stop } = await clusterServer(t, port, folder)
+    await cli('cluster', 'addslotsrange', '0', '16383')
+    await stop('SIGTERM')
     const client = createCluster({ rootNodes: [{ url: `redis://127.0.0.1:${port}` }] })
     client.on('error', () => {})
     const lines: string[] = []
@@ -90,8 +95,7 @@ withRedis(t, () => {
     const backplane = redis({ client, timeout: 50, audit: 100, onUnavailable: 'degrade' })
     await backplane.start(ear)
     t.strictSame(lines, ['there is no redis yet'])
-    const { cli } = await clusterServer(t, port)
-    await cli('cluster', 'addslotsrange', '0', '16383')
+    await clusterServer(t, port, folder)
     t.type(await backplane.subscribe(ear, 'room/x'), 'number')
     await backplane.close(ear)
     t.equal(client.isOpen, false)
