@@ -28,7 +28,7 @@ export async function relayTo (t: Test, to: number): Promise<Relay> {
   const subscribers = new Set<Socket>()
   const muted = new Set<Socket>()
   const all = new Set<Socket>() // those of the near side
-  const waiting: Array<() => void> = []
+  const waiting = new Map<Socket, Buffer[]>()
   const relay: Relay = {
     port: 0,
     delay: 0,
@@ -36,7 +36,8 @@ export async function relayTo (t: Test, to: number): Promise<Relay> {
     stalled: null,
     release () {
       relay.stalled = null
-      for (const pass of waiting.splice(0)) pass()
+      for (const [near, data] of waiting) if (!near.destroyed) near.write(Buffer.concat(data)) // at once
+      waiting.clear()
     },
     refusing: false,
     mute () { for (const near of subscribers) muted.add(near) },
@@ -60,7 +61,7 @@ export async function relayTo (t: Test, to: number): Promise<Relay> {
       if (muted.has(near)) return
       if (relay.stalled === null || !subscribers.has(near)) return near.write(data)
       relay.stalled += data.toString('latin1')
-      waiting.push(() => { if (!near.destroyed) near.write(data) })
+      waiting.set(near, [...waiting.get(near) ?? [], data])
     })
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))

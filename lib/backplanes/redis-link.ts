@@ -24,6 +24,7 @@ export class Link {
   readonly #waiting = new Map<string, () => void>()
   #subscriber: Subscriber | null = null
   #lost!: (err?: Error) => void
+  #gone: Promise<unknown> | null = null // resolves when what is there now is lost
   #closed = false
   #logged = false
   #due = false
@@ -58,11 +59,13 @@ export class Link {
     })
   }
 
+  /** Resolves when it is acknowledged, or the connection is lost, and with it the subscription: some libraries do not tell then. */
   async unsubscribe (channel: string): Promise<void> {
     this.#waiting.delete(channel)
-    try {
-      await this.#subscriber?.unsubscribe([channel])
-    } catch {} // then it is lost, and with it the subscription
+    if (this.#subscriber === null) return
+    const acknowledged = this.#subscriber.unsubscribe([channel])
+    acknowledged.catch(this.#lost)
+    await Promise.race([acknowledged, this.#gone])
   }
 
   async #run (): Promise<void> {
@@ -84,6 +87,7 @@ export class Link {
   #another (): { subscriber: Subscriber, lost: Promise<Error | undefined> } {
     let isLost = false
     const lost = new Promise<Error | undefined>((resolve) => { this.#lost = (err) => { isLost = true; resolve(err) } })
+    this.#gone = lost
     const ended = this.#lost
     const subscriber = this.#client.subscriber({ ended, message: (channel, message) => { if (!isLost) this.#host.message(channel, message) } })
     const late = setTimeout(ended, this.#host.timeout, new Error('redis does not answer')).unref()

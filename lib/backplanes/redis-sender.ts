@@ -88,16 +88,15 @@ export class Sender {
   }
 
   /** One answer; rejects when there is none. */
-  async ask (command: () => Command): Promise<unknown[]> {
-    for (let tries = 0; ; tries++) {
-      if (this.#state === 'verifying') await this.#verification
-      if (this.#state !== 'open' || this.#questions >= QUESTIONS) throw new Error('redis is not there')
-      const reply = await this.#answer(command())
-      const isError = reply instanceof Error
-      if (!isFence(reply) && !isError) return reply as unknown[]
-      if (tries > 0 || (isError && !TEMPORARY.test(reply.message))) throw isError ? reply : new Error('redis is another one each time it is asked')
-      await this.#verify()
-    }
+  async ask (command: () => Command, isAgain = false): Promise<unknown[]> {
+    if (this.#state === 'verifying') await this.#verification
+    if (this.#state !== 'open' || this.#questions >= QUESTIONS) throw new Error('redis is not there')
+    const reply = await this.#answer(command())
+    const isError = reply instanceof Error
+    if (!isFence(reply) && !isError) return reply as unknown[]
+    if (isAgain || (isError && !TEMPORARY.test(reply.message))) throw isError ? reply : new Error('redis is another one each time it is asked')
+    await this.#verify()
+    return await this.ask(command, true)
   }
 
   async #answer (command: Command): Promise<unknown> {

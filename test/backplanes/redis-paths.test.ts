@@ -117,12 +117,13 @@ withRedis(t, () => {
   }
 
   async function isDropped (t: Test, backplane: Backplane, ear: Ear, channels: () => Promise<string>): Promise<void> {
-    for (let i = 0; i < 2; i++) {
-      await backplane.subscribe(ear, 'room/x')
-      t.match(await channels(), /c:room\/x/)
-      await backplane.unsubscribe(ear, 'room/x')
-      await until(async () => (await channels()).trim() === '')
-    }
+    await backplane.subscribe(ear, 'room/x')
+    t.match(await channels(), /c:room\/x/)
+    await backplane.unsubscribe(ear, 'room/x')
+    await until(async () => (await channels()).trim() === '')
+    await backplane.subscribe(ear, 'room/x')
+    await send(backplane, 'room/x', 'x')
+    t.strictSame(ear.texts, ['x'])
   }
 
   t.test('the same of a cluster; a node that ends before it is connected leaves nothing', async (t) => {
@@ -165,17 +166,50 @@ withRedis(t, () => {
 
   t.test('a connection that does not come to be is given up, and one that is lost takes its unsubscriptions along', async (t) => {
     const bench = await Bench.start(t)
-    const [backplane, ear] = await bench.join({ timeout: 300 })
+    const [backplane, ear] = await bench.join({ timeout: 300, audit: 60_000 })
     await backplane.subscribe(ear, 'room/x')
     bench.relay.mute()
     await backplane.unsubscribe(ear, 'room/x')
-    let unsubscribing = false
-    bench.relay.before = once((text) => /UNSUBSCRIBE/.test(text), () => { unsubscribing = true })
-    await until(() => unsubscribing || ear.told1('the subscriptions to redis are lost'))
+    let isUnsubscribing = false
+    bench.relay.before = once((text) => /UNSUBSCRIBE/i.test(text), () => { isUnsubscribing = true })
+    await until(() => isUnsubscribing)
     bench.relay.before = once((_, subscribes) => subscribes, () => new Promise(() => {})) // the next is never answered
     bench.relay.cutSubscribers()
     t.type(await backplane.subscribe(ear, 'room/x'), 'number')
     t.ok(ear.told1('the subscriptions to redis are lost'))
+  })
+
+  t.test('a node that ends at the instant its subscriptions are there has none', async (t) => {
+    const bench = await Bench.start(t)
+    const { relay } = bench
+    const ending = new Ear('ending')
+    const [backplane] = await bench.join({ audit: 60_000 }, relay.port, ending)
+    const [other] = await bench.join({ audit: 60_000 }, bench.server.port)
+    await backplane.subscribe(ending, 'nodes')
+    let closed: Promise<void> | null = null
+    ending.deliver = () => { closed = backplane.close(ending) }
+    relay.before = once((_, subscribes) => subscribes, () => { relay.stalled = '' })
+    relay.cutSubscribers()
+    await until(() => relay.stalled?.includes('c:nodes'))
+    await send(other, 'nodes', 'end', null)
+    await until(() => relay.stalled?.includes('end'))
+    relay.release() // what acknowledges them, and what comes over them, at once
+    await until(() => closed !== null)
+    await closed
+    await until(async () => !(await bench.cli('pubsub', 'channels')).includes('c:nodes'))
+    t.match(await send(backplane, 'room/x', 'x'), { accepted: false })
+  })
+
+  t.test('what nodes say of presence is asked for again where what was said was not taken', async (t) => {
+    const bench = await Bench.start(t)
+    const [backplane, ear] = await bench.join({ queue: { events: 1 } })
+    for (const topic of ['presence/a', 'room/a']) await backplane.subscribe(ear, topic)
+    const [first, second] = await Promise.all([send(backplane, 'presence/a', '1', null), send(backplane, 'presence/a', '2', null)])
+    t.match([first, second], [{ accepted: true }, { accepted: false }])
+    ear.told.length = 0
+    bench.relay.cutPublishers()
+    await until(() => ear.told.length > 0)
+    t.equal(ear.told[0], 'missed presence/a 0')
   })
 
   t.test('what Redis refuses is refused, and what it cannot do now is done later', async (t) => {
@@ -467,6 +501,7 @@ withRedis(t, () => {
     await send(other, 'room/a', 'a3')
     await until(() => go !== null)
     await backplane.unsubscribe(ear, 'room/a')
+    bench.relay.before = once((text) => /UNSUBSCRIBE/i.test(text), () => send(other, 'room/a', 'late'))
     await until(async () => !(await bench.cli('pubsub', 'channels')).includes('c:room/a'))
     ;(go as unknown as () => void)()
     await send(other, 'room/b', 'b1')
