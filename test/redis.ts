@@ -105,8 +105,8 @@ export async function clusterPort (): Promise<number> {
   }
 }
 
-/** Where a server remembers its cluster, removed after the test. */
-export async function clusterFolder (t: Test): Promise<string> {
+/** Where a server may leave something, removed after the test. */
+export async function temporaryFolder (t: Test): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'fastify-real-'))
   t.after(() => rm(folder, { recursive: true, force: true }))
   return folder
@@ -119,7 +119,7 @@ export async function clusterServer (t: Test, port: number, folder: string): Pro
 
 /** Three servers that share the slots, ended after the test. */
 export async function redisCluster (t: Test): Promise<RedisCluster> {
-  const servers = await Promise.all([1, 2, 3].map(async () => clusterServer(t, await clusterPort(), await clusterFolder(t))))
+  const servers = await Promise.all([1, 2, 3].map(async () => clusterServer(t, await clusterPort(), await temporaryFolder(t))))
   const ports = servers.map(({ port }) => port)
   const cli = (at: number, ...args: string[]): Promise<string> => (servers[at] as RedisServer).cli(...args)
   await cli(0, '--cluster', 'create', ...ports.map((port) => `127.0.0.1:${port}`), '--cluster-yes')

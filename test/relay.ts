@@ -5,6 +5,8 @@ import type { Test } from 'tap'
 
 export interface Relay {
   readonly port: number
+  /** The port of the server, for connections from now on. */
+  to: number
   /** Milliseconds that what is sent to the server waits, on connections that do not subscribe. */
   delay: number
   /** Called with what is about to be passed on to the server, which waits for it. */
@@ -16,6 +18,8 @@ export interface Relay {
   refusing: boolean
   /** Whoever has subscribed so far hears nothing any more, though the connection stays. */
   mute (): void
+  /** Nothing that the server sends to whoever has subscribed is taken from it, as of a reader that is too slow. */
+  pauseSubscribers (): void
   /** The connections of whoever has subscribed so far are cut. */
   cutSubscribers (): void
   /** The connections of everybody else are cut. */
@@ -28,9 +32,11 @@ export async function relayTo (t: Test, to: number): Promise<Relay> {
   const subscribers = new Set<Socket>()
   const muted = new Set<Socket>()
   const all = new Set<Socket>() // those of the near side
+  const fars = new WeakMap<Socket, Socket>()
   const waiting = new Map<Socket, Buffer[]>()
   const relay: Relay = {
     port: 0,
+    to,
     delay: 0,
     before: null,
     stalled: null,
@@ -40,14 +46,16 @@ export async function relayTo (t: Test, to: number): Promise<Relay> {
       waiting.clear()
     },
     refusing: false,
+    pauseSubscribers () { for (const near of subscribers) fars.get(near)?.pause() },
     mute () { for (const near of subscribers) muted.add(near) },
     cutSubscribers () { for (const near of subscribers) near.destroy() },
     cutPublishers () { for (const near of all) if (!subscribers.has(near)) near.destroy() }
   }
   const server = createServer((near) => {
-    const far = createConnection(to, '127.0.0.1')
+    const far = createConnection(relay.to, '127.0.0.1')
     const forget = (): void => { for (const set of [subscribers, muted, all]) set.delete(near); near.destroy(); far.destroy() }
     all.add(near)
+    fars.set(near, far)
     for (const socket of [near, far]) socket.setNoDelay().on('error', () => {}).on('close', forget)
     let last: Promise<unknown> = Promise.resolve()
     near.on('data', (data) => {

@@ -45,6 +45,7 @@ export class Sender {
   readonly #sent = new Set<Job>()
   #bytes = 0
   #questions = 0
+  #waiters: Array<() => void> = [] // until there may be an answer
   #state: 'away' | 'verifying' | 'open' | 'closed' = 'away'
   #due = false
   #logged = false
@@ -72,6 +73,7 @@ export class Sender {
     this.#unwatch()
     for (const job of [...this.#sent, ...this.#queue]) this.#settle(job, null)
     this.#queue = []
+    this.#wake()
   }
 
   /** Gives what Redis answered, or null where it was not taken; rejects with what Redis refused it for. */
@@ -86,6 +88,22 @@ export class Sender {
       this.#soon()
     })
   }
+
+  /** The same, but it waits as long as what is sent does where redis is away. */
+  async read (command: () => Command): Promise<unknown[]> {
+    const { whenAway, timeout } = this.#options
+    const due = performance.now() + timeout
+    for (;;) {
+      try {
+        return await this.ask(command)
+      } catch (err) {
+        if (whenAway === 'refuse' || this.#state === 'closed' || !isUnclear(err) || this.#waiters.length >= QUESTIONS || performance.now() >= due) throw err
+      }
+      await new Promise<void>((resolve) => { this.#waiters.push(resolve) })
+    }
+  }
+
+  #wake (): void { for (const resolve of this.#waiters.splice(0)) resolve() }
 
   /** One answer; rejects when there is none. */
   async ask (command: () => Command, isAgain = false): Promise<unknown[]> {
@@ -117,6 +135,7 @@ export class Sender {
       this.#queue = this.#queue.filter(({ settled }) => !settled)
     }
     this.#changed()
+    this.#wake()
   }
 
   #changed (): void {
@@ -154,6 +173,7 @@ export class Sender {
     this.#state = 'open'
     this.#logged = false
     this.#host.opened()
+    this.#wake()
     this.#flush()
   }
 

@@ -260,7 +260,7 @@ class RedisBackplane implements Backplane {
     const [kind, place] = after === null ? ['last', '0'] : typeof after === 'number' ? ['after', String(after)] : ['id', after.id]
     const { meta, old } = this.#keys
     const keys = [meta, old, this.#keys.stream(name), this.#keys.ids(name)]
-    const reply = await this.#sender.ask(() => run(rangeScript, keys, [this.epoch, this.#intake.server, name, kind, place, limit]))
+    const reply = await this.#sender.read(() => run(rangeScript, keys, [this.epoch, this.#intake.server, name, kind, place, limit]))
     const [, complete, more, from, top, found] = reply as [unknown, number, number, number, number, Buffer[]]
     if (epoch !== this.epoch) return { deliveries: [], complete: false, more: false, from: -1, top }
     this.#intake.adopt(epoch, top)

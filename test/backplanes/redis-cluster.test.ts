@@ -8,7 +8,7 @@ import type { Backplane } from '../../types/index.ts'
 import { connect, FakeEncoding, node } from '../fake.ts'
 import type { Fake, FakeNode } from '../fake.ts'
 import { until } from '../helper.ts'
-import { clusterClient, clusterFolder, clusterPort, clusterServer, moveSlot, redisCluster, withRedis } from '../redis.ts'
+import { clusterClient, clusterPort, clusterServer, moveSlot, redisCluster, temporaryFolder, withRedis } from '../redis.ts'
 
 const encoding = new FakeEncoding('cluster')
 const rooms = ['a', 'b']
@@ -83,7 +83,7 @@ withRedis(t, () => {
   })
 
   t.test('a cluster that is not there at the start is used when it is', async (t) => {
-    const [port, folder] = [await clusterPort(), await clusterFolder(t)]
+    const [port, folder] = [await clusterPort(), await temporaryFolder(t)]
     const { cli, stop } = await clusterServer(t, port, folder)
     await cli('cluster', 'addslotsrange', '0', '16383')
     await stop('SIGTERM')

@@ -1,99 +1,11 @@
 // Members of several rooms get what was lost on the way before what came after it, once, and in the order of the sequence.
 import { createClient } from '@redis/client'
 import t from 'tap'
-import type { Test } from 'tap'
-import { redis } from '../../lib/backplanes/redis.ts'
-import type { RedisOptions } from '../../lib/backplanes/redis.ts'
-import { parseCursor } from '../../lib/event.ts'
-import { connect, FakeEncoding, node, turn } from '../fake.ts'
-import type { Fake, FakeNode } from '../fake.ts'
+import { turn } from '../fake.ts'
 import { until } from '../helper.ts'
-import { clients, hide, redisServer, withRedis } from '../redis.ts'
-import { relayTo } from '../relay.ts'
-import type { Relay } from '../relay.ts'
-
-const encoding = new FakeEncoding('order')
-const both = ['a', 'b']
-
-interface Heard { readonly data: string, readonly offset: number | undefined }
-interface Member { readonly fake: Fake, readonly rooms: string[], readonly after: number }
-
-const heard = ({ wire }: Fake): Heard[] => wire.events.filter(({ event }) => event === 'n').map(({ data, id }) => ({ data: data as string, offset: id === undefined ? undefined : parseCursor(id)?.offset }))
-const gaps = ({ wire }: Fake): unknown[] => wire.events.filter(({ event }) => event === 'gap').map(({ data }) => (data as { reason: string }).reason)
-const some = (most: number): number => Math.floor(Math.random() * most)
-const sleep = (time: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, time))
-
-/** Two nodes, one of them behind a relay, and what was accepted of them. */
-class World {
-  readonly accepted: Heard[] = []
-  readonly members: Member[] = []
-  readonly relay: Relay
-  readonly here: FakeNode
-  readonly there: FakeNode
-  readonly port: number
-  #count = 0
-
-  constructor (port: number, relay: Relay, here: FakeNode, there: FakeNode) {
-    this.port = port
-    this.relay = relay
-    this.here = here
-    this.there = there
-  }
-
-  static async start (t: Test, options: Partial<RedisOptions> = {}): Promise<World> {
-    const { port } = await redisServer(t)
-    const relay = await relayTo(t, port)
-    const join = async (port: number): Promise<FakeNode> => await node(t, { history: { events: 10_000 } }, redis({ client: await clients['@redis/client'](t, port), audit: 500, ...options }))
-    return new World(port, relay, await join(relay.port), await join(port))
-  }
-
-  async say (from: FakeNode, room: string): Promise<Heard> {
-    const data = `${room} ${++this.#count}`
-    const { accepted, id } = await from.registry.room(room).send({ event: 'n', data })
-    if (!accepted) throw new Error(`${data} was not accepted`)
-    const said = { data, offset: parseCursor(id as string)?.offset as number }
-    this.accepted.push(said)
-    return said
-  }
-
-  /** It owes everything after its first cursor. */
-  async member (one: FakeNode, rooms: string[], lastEventId?: string): Promise<Member> {
-    const fake = connect(one, { bare: false, broadcast: false, encoding, ...lastEventId === undefined ? {} : { lastEventId, opened: false } })
-    await fake.connection.join(rooms)
-    fake.connection.opened()
-    fake.connection.settled()
-    await until(() => fake.wire.events.length > 0)
-    const [ready] = fake.wire.events as [{ event: string, id: string }]
-    if (ready.event !== 'ready') throw new Error(JSON.stringify(ready))
-    const member = { fake, rooms, after: parseCursor(ready.id)?.offset as number }
-    this.members.push(member)
-    return member
-  }
-
-  async judge (t: Test): Promise<void> {
-    for (const { fake, rooms, after } of this.members) {
-      const wanted = this.accepted.filter(({ data, offset }) => rooms.includes(data[0] as string) && (offset as number) > after).sort((one, other) => (one.offset as number) - (other.offset as number))
-      await until(() => heard(fake).length >= wanted.length || gaps(fake).length > 0)
-      t.strictSame([heard(fake), gaps(fake)], [wanted, []], `after ${after}, returned with ${fake.connection.lastEventId}`)
-    }
-  }
-
-  async flood (sends: number, now: (i: number) => Promise<unknown> | undefined): Promise<void> {
-    const sending: Array<Promise<unknown>> = []
-    for (let i = 0; i < sends; i++) {
-      sending.push(this.say(some(5) > 0 ? this.there : this.here, both[some(2)] as string), now(i) ?? Promise.resolve())
-      if (some(2) > 0) await sleep(some(8))
-    }
-    await Promise.all(sending)
-  }
-
-  /** What is still on its way when all else is quiet comes with these. */
-  async end (t: Test): Promise<void> {
-    Object.assign(this.relay, { delay: 0, refusing: false })
-    for (const room of both) await Promise.all([this.say(this.there, room), this.say(this.here, room)])
-    await this.judge(t)
-  }
-}
+import { hide, withRedis } from '../redis.ts'
+import { both, gaps, heard, sleep, some, World } from '../redis-world.ts'
+import type { Member } from '../redis-world.ts'
 
 withRedis(t, () => {
   for (const [name, options] of Object.entries({ 'all that comes waits': {}, 'more comes than may wait': { maxHeld: 1_000 } })) {
@@ -101,7 +13,7 @@ withRedis(t, () => {
       const world = await World.start(t, options)
       const { relay, here, there } = world
       for (const rooms of [both, ['a'], ['b'], both]) for (const one of [here, there]) await world.member(one, rooms)
-      for (let round = 0; round < 15; round++) {
+      for (let round = 0; round < 8; round++) {
         relay.delay = Math.random() * 20 // live events come before what was lost is known
         await world.flood(40, (i) => {
           if (i === 5 || some(20) === 0) relay.cutSubscribers()
@@ -135,12 +47,12 @@ withRedis(t, () => {
     for (let round = 0; round < 5; round++) {
       relay.delay = 30
       await world.say(there, 'a')
-      world.accepted.push({ data: `a ${round} hidden`, offset: await hide(world.port, 'room/a', `a ${round} hidden`) })
+      world.accepted.push({ data: `a ${round} hidden`, offset: await hide(world.server.port, 'room/a', `a ${round} hidden`) })
       const sending = [world.say(there, 'a'), world.say(there, 'b'), world.say(here, 'a'), world.say(there, 'b')]
       await Promise.all(sending)
     }
     await world.judge(t)
-    world.accepted.push({ data: 'b last', offset: await hide(world.port, 'room/b', 'b last') })
+    world.accepted.push({ data: 'b last', offset: await hide(world.server.port, 'room/b', 'b last') })
     await world.judge(t) // nothing follows
     await world.end(t)
   })
@@ -172,7 +84,7 @@ withRedis(t, () => {
   t.test('another sequence, while what was lost of the one before is not known', async (t) => {
     const world = await World.start(t, { audit: 200 })
     const { relay, here, there } = world
-    const cli = createClient({ url: `redis://127.0.0.1:${world.port}` })
+    const cli = createClient({ url: `redis://127.0.0.1:${world.server.port}` })
     await cli.connect()
     t.after(() => cli.destroy())
     const fakes = [(await world.member(here, both)).fake, (await world.member(here, ['a'])).fake] as const

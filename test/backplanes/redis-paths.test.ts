@@ -237,7 +237,7 @@ withRedis(t, () => {
 
   t.test('scripts that Redis forgot are sent again', async (t) => {
     const bench = await Bench.start(t)
-    const [backplane, ear] = await bench.join({ audit: 60_000 })
+    const [backplane, ear] = await bench.join({ audit: 60_000, whenAway: 'refuse' })
     await backplane.subscribe(ear, 'room/x')
     await bench.cli('script', 'flush')
     t.match(await send(backplane, 'room/x', 'x'), { accepted: true })
@@ -253,6 +253,16 @@ withRedis(t, () => {
     await t.rejects(backplane.range('room/x', 0, 10), /NOSCRIPT/)
     bench.relay.before = (text) => /EVALSHA/.test(text) ? bench.cli('del', OLD) : undefined
     await t.rejects(backplane.range('room/never', 0, 10), /redis is another one each time it is asked/)
+  })
+
+  t.test('what is read while there is no connection waits for one, but not for ever', async (t) => {
+    const bench = await Bench.start(t)
+    const [backplane] = await bench.join({ audit: 100, timeout: 1_000 })
+    await send(backplane, 'room/x', 'x')
+    bench.relay.before = once((text) => /\r\nEVALSHA\r\n/.test(text), () => bench.relay.cutPublishers())
+    t.match(await backplane.range('room/x', 0, 10), { complete: true, deliveries: [{ topic: 'room/x' }] })
+    await bench.server.stop()
+    await t.rejects(backplane.range('room/x', 0, 10), /redis is not there/)
   })
 
   for (const [what, sign] of [['it asks which server this is', /\r\nEVAL\r\n/], ['it sends its scripts', /\r\nLOAD\r\n/], ['it asks what is there', /\r\nEVALSHA\r\n/]] as const) {
@@ -511,7 +521,7 @@ withRedis(t, () => {
 
   t.test('an answer of a sequence that is past when it has come has no place', async (t) => {
     const bench = await Bench.start(t)
-    const [backplane, ear] = await bench.join({ audit: 100, timeout: 500 })
+    const [backplane, ear] = await bench.join({ audit: 100 })
     await backplane.subscribe(ear, 'room/x')
     bench.relay.refusing = true
     bench.relay.cutSubscribers()
@@ -520,6 +530,7 @@ withRedis(t, () => {
     await until(async () => (await bench.cli('exists', streamOf('room/x'))).trim() === '1')
     await bench.cli('flushall')
     t.match(await backplane.range('room/x', 0, 10), { complete: false })
+    bench.relay.refusing = false
     t.match(await waiting, { accepted: true, offset: 0 })
   })
 })
