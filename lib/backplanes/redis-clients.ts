@@ -4,6 +4,8 @@ import { BYTES, listen } from './redis-like.ts'
 import type { Client, IoRedisCalls, IoRedisLike, Listener, NodeRedisCalls, NodeRedisClusterLike, NodeRedisLike, Subscriber } from './redis-like.ts'
 import type { Command } from './redis-script.ts'
 
+const never = (): null => null
+
 /** The client by its structure; a cluster is used where it has a key. */
 export function clientOf (given: unknown, key: string): Client {
   const client = given as Partial<NodeRedisLike & NodeRedisClusterLike & IoRedisLike & { isCluster: boolean }> | null
@@ -25,6 +27,7 @@ class NodeRedis implements Client {
   get ready (): boolean { return this.#client.isReady }
   open (): Promise<unknown> { return this.#client.connect() }
   async close (): Promise<unknown> { return this.#client.close() }
+  hurry (): void {} // it waits two seconds at most
 
   run (commands: Command[]): Promise<unknown[]> {
     return Promise.all(commands.map((command) => this.#client.sendCommand(command, BYTES).catch((err: unknown) => err)))
@@ -55,7 +58,6 @@ class NodeRedisSubscriber implements Subscriber {
   destroy (): void { if (this.#client.isOpen) this.#client.destroy() }
 }
 
-const never = (): null => null
 const SUBSCRIBER = { autoResubscribe: false, retryStrategy: never, sentinelRetryStrategy: never, reconnectOnError: null, lazyConnect: true, maxRetriesPerRequest: null }
 
 class IoRedis implements Client {
@@ -67,6 +69,7 @@ class IoRedis implements Client {
   get ready (): boolean { return this.#client.status === 'ready' }
   open (): Promise<unknown> { return this.#client.connect() }
   close (): Promise<unknown> { return this.#client.quit() }
+  hurry (): void { if (this.#client.status === 'reconnecting') this.#client.connect().catch(never) }
 
   async run (commands: Command[]): Promise<unknown[]> {
     const pipeline = this.#client.pipeline()

@@ -26,6 +26,7 @@ export class NodeRedisCluster implements Client {
   get ready (): boolean { return this.#cluster.isReady }
   open (): Promise<unknown> { return this.#cluster.connect() }
   async close (): Promise<unknown> { return this.#cluster.close() }
+  hurry (): void {}
 
   run (commands: Command[]): Promise<unknown[]> {
     return Promise.all(commands.map((command) => this.#cluster.sendCommand(this.#key, false, command, BYTES).catch((err: unknown) => err)))

@@ -107,7 +107,10 @@ class RedisBackplane implements Backplane {
       timeout: this.#settings.timeout,
       channels: () => [own, ...[...this.#topics].map(({ name }) => this.#keys.channel(name))],
       message: (channel, message) => { if (channel === own) this.#mark(String(message)); else intake.hear(channel.slice(this.#keys.channels.length), message) },
-      up: () => this.#marks.want(true),
+      up: () => {
+        this.#client.hurry()
+        this.#marks.want(true)
+      },
       down: () => {
         intake.hold()
         this.#marks.lost()
@@ -222,10 +225,8 @@ class RedisBackplane implements Backplane {
     const { meta, old } = this.#keys
     const keys = [meta, old, this.#keys.stream(name), this.#keys.ids(name), this.#keys.sent(this.#id)]
     const { id = '', size } = parcel.event as CheckedEvent
-    return run(publishScript, keys, [
-      this.epoch, this.#intake.server, this.#intake.top, name, body, id, once ? '1' : '0', keep.events, keep.bytes, keep.age, size,
-      this.#keys.channel(name), this.#verb, count, this.#settings.topics, PERIOD
-    ])
+    const numbers = [this.epoch, this.#intake.server, this.#intake.top, once ? 1 : 0, keep.events, keep.bytes, keep.age, size, this.#verb, count, this.#settings.topics, PERIOD]
+    return run(publishScript, keys, [`${numbers.join(' ')} `, name, body, id, this.#keys.channel(name)])
   }
 
   // it comes over the other connection

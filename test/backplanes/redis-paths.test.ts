@@ -255,6 +255,22 @@ withRedis(t, () => {
     await t.rejects(backplane.range('room/never', 0, 10), /redis is another one each time it is asked/)
   })
 
+  t.test('a client that would wait long before it tries again tries when there is a server', async (t) => {
+    const server = await redisServer(t)
+    const client = new IoRedis(server.port, '127.0.0.1', { retryStrategy: () => 10_000_000 })
+    client.on('error', () => {})
+    t.after(() => client.disconnect())
+    const backplane = redis({ client, timeout: 100_000 })
+    const ear = new Ear('one')
+    await backplane.start(ear)
+    t.after(() => backplane.close(ear))
+    await server.stop()
+    await until(() => client.status === 'reconnecting')
+    const waiting = send(backplane, 'room/x', 'x')
+    await redisServer(t, server.port)
+    t.match(await waiting, { accepted: true })
+  })
+
   t.test('what is read while there is no connection waits for one, but not for ever', async (t) => {
     const bench = await Bench.start(t)
     const [backplane] = await bench.join({ audit: 100, timeout: 1_000 })
