@@ -112,15 +112,16 @@ export class Resume implements Reader {
   missed (roster: Roster<Connection>, after: number): void {
     for (const connection of roster.members) {
       const { given, mode } = connection
+      const from = Math.max(after, beginningOf(connection))
       connection.holdAgain()
       connection.hold.missed = true
       if (mode !== connection.mode) this.#healing.set(connection, given)
       const until = this.#healing.get(connection)
       if (until !== undefined) {
-        const missed = this.#without(connection, { roster, after, until })
+        const missed = this.#without(connection, { roster, after: from, until })
         if (missed.length > 0) this.#missed.set(connection, [...this.#takeMissed(connection), ...missed])
         if (mode !== connection.mode) queueMicrotask(() => { void this.resume(connection) }) // others may be found to miss something in this turn
-      } else if (after < given) {
+      } else if (from < given) {
         connection.tellGap({ reason: 'unknown' }) // it may have been given it by a replay: nobody can tell
       }
     }
@@ -240,6 +241,12 @@ function tellAll (connection: Connection, gaps: api.Gap[]): void {
 }
 
 function gapOf (reason: api.Gap['reason'], room: string | undefined): api.Gap { return room === undefined ? { reason } : { reason, room } }
+
+/** Where the client came in: what was before it is not for it, or it has had it. */
+function beginningOf ({ returning, since }: Connection): number {
+  const place = returning?.place
+  return place === undefined || place === Infinity ? since : place
+}
 
 /** What a connection is replayed: all it is in, but what has still to be made up for. */
 function topicsOf (connection: Connection): ReplayTopic[] {

@@ -459,6 +459,29 @@ t.test('what a replay has given is not given again where it is found later to ha
   t.strictSame((given() as unknown[]).slice(6), [['a8', 8], ['c7', 0]])
 })
 
+t.test('what was missed before a client came in, or that it had had by then, is not given to it', async (t) => {
+  const { backplane, lost, nodes } = lossy()
+  const one = await node(t, {}, backplane)
+  const there = connect(one, { bare: false, broadcast: false })
+  await there.connection.join(['a', 'b'])
+  for (const text of ['a1', 'a2']) lost.add(text)
+  for (const text of ['a1', 'a2', 'b3']) await one.registry.room(text.slice(0, 1)).send(text)
+  await turn()
+  const returning = connect(one, { bare: false, broadcast: false, lastEventId: `${backplane.epoch}-2` })
+  const fresh = connect(one, { bare: false, broadcast: false })
+  for (const { connection } of [returning, fresh]) await connection.join(['a', 'b'])
+  await turn()
+  const [self] = nodes
+  self?.missed('room/a', 2)
+  await one.registry.room('b').send('b4')
+  await turn()
+  const given = ({ wire }: typeof fresh): unknown => wire.events.map(({ event, data, id }) => [event ?? data, id === undefined ? 0 : offsetOf(id)])
+  t.strictSame(given(there), [['ready', 0], ['b3', 3], ['a1', 0], ['a2', 0], ['b4', 4]])
+  t.strictSame(given(returning), [['ready', 2], ['b3', 3], ['b4', 4]])
+  t.strictSame(given(fresh), [['ready', 3], ['b4', 4]])
+  t.equal(one.registry.stats().gaps, 0)
+})
+
 t.test('several rooms may miss something at once', async (t) => {
   const { backplane, lost } = lossy()
   const one = await node(t, {}, backplane)

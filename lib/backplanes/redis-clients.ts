@@ -1,80 +1,25 @@
 import { OptionError } from '../errors.ts'
+import { NodeRedisCluster } from './redis-cluster.ts'
+import { BYTES, listen } from './redis-like.ts'
+import type { Client, IoRedisCalls, IoRedisLike, Listener, NodeRedisCalls, NodeRedisClusterLike, NodeRedisLike, Subscriber } from './redis-like.ts'
 import type { Command } from './redis-script.ts'
 
-/** A connection of our own that subscribes, once: when it is lost there is another. */
-export interface Subscriber {
-  /** Resolves when it is ready. `ended` is called once, when it is lost. */
-  connect (message: (channel: string, message: Buffer) => void, ended: (err?: Error) => void): Promise<void>
-  /** Resolves when all of them are acknowledged. */
-  subscribe (channels: string[]): Promise<unknown>
-  unsubscribe (channels: string[]): Promise<unknown>
-  destroy (): void
-}
+const never = (): null => null
 
-/** The client that was given, whichever library it is of. */
-export interface Client {
-  /** It was never opened, or was closed. */
-  readonly closed: boolean
-  /** Commands reach the server now. */
-  readonly ready: boolean
-  open (): Promise<unknown>
-  close (): Promise<unknown>
-  /** One reply each, an error where it failed; texts are bytes. All are written at once. */
-  run (commands: Command[]): Promise<unknown[]>
-  subscriber (): Subscriber
-  /** Calls back when it may be ready, or no longer. Gives what ends that. */
-  watch (changed: () => void, failed: (err: Error) => void): () => void
-}
-
-type Listener = (...args: any[]) => void // as the libraries have it: each event has other arguments
-interface Emitter { on (event: string, listener: Listener): unknown, off (event: string, listener: Listener): unknown }
-
-/** What is used of `@redis/client`. */
-export interface NodeRedisLike extends Emitter {
-  readonly isOpen: boolean
-  readonly isReady: boolean
-  readonly options?: object | undefined
-  connect (): Promise<unknown>
-  close (): unknown
-  destroy (): unknown
-  sendCommand (...args: never[]): Promise<unknown>
-  duplicate (options?: never): unknown
-  subscribe (...args: never[]): Promise<unknown>
-  unsubscribe (...args: never[]): Promise<unknown>
-}
-
-/** What is used of `ioredis` and `iovalkey`. */
-export interface IoRedisLike extends Emitter {
-  readonly status: string
-  connect (): Promise<unknown>
-  quit (): Promise<unknown>
-  disconnect (): void
-  pipeline (): unknown
-  duplicate (options?: never): unknown
-  subscribe (...args: never[]): unknown
-  unsubscribe (...args: never[]): unknown
-}
-
-/** The client by its structure. */
-export function clientOf (given: unknown): Client {
-  const client = given as Partial<NodeRedisLike & IoRedisLike & { isCluster: boolean, nodeClient: unknown }> | null
-  if (typeof client === 'object' && client !== null && typeof client.duplicate === 'function' && client.isCluster !== true && client.nodeClient === undefined) {
-    if (typeof client.sendCommand === 'function' && typeof client.isReady === 'boolean') return new NodeRedis(client as NodeRedisLike)
+/** The client by its structure; a cluster is used where it has a key. */
+export function clientOf (given: unknown, key: string): Client {
+  const client = given as Partial<NodeRedisLike & NodeRedisClusterLike & IoRedisLike & { isCluster: boolean }> | null
+  if (typeof client === 'object' && client !== null && typeof client.duplicate === 'function' && client.isCluster !== true) {
+    if (typeof client.sendCommand === 'function' && typeof client.isReady === 'boolean') {
+      return typeof client.nodeClient === 'function' ? new NodeRedisCluster(client as NodeRedisClusterLike, key) : new NodeRedis(client as NodeRedisLike)
+    }
     if (typeof client.pipeline === 'function' && typeof client.status === 'string') return new IoRedis(client as IoRedisLike)
   }
-  throw new OptionError('redis.client', 'must be a client of @redis/client, ioredis or iovalkey')
-}
-
-const BYTES = { typeMapping: { 36: Buffer } } // RESP's bulk strings, `$`
-
-interface NodeRedisCalls extends Emitter, Pick<NodeRedisLike, 'isOpen' | 'isReady' | 'options' | 'connect' | 'close' | 'destroy'> {
-  sendCommand (command: Command, options: object): Promise<unknown>
-  duplicate (options: object): NodeRedisCalls
-  subscribe (channels: string[], listener: (message: Buffer, channel: Buffer) => void, bytes: true): Promise<unknown>
-  unsubscribe (channels: string[]): Promise<unknown>
+  throw new OptionError('redis.client', 'must be a client of @redis/client, ioredis or iovalkey, or a cluster of @redis/client')
 }
 
 class NodeRedis implements Client {
+  readonly isSharded = false
   readonly #client: NodeRedisCalls
   constructor (client: NodeRedisLike) { this.#client = client as unknown as NodeRedisCalls }
 
@@ -82,14 +27,14 @@ class NodeRedis implements Client {
   get ready (): boolean { return this.#client.isReady }
   open (): Promise<unknown> { return this.#client.connect() }
   async close (): Promise<unknown> { return this.#client.close() }
+  hurry (): void {} // it waits two seconds at most
 
   run (commands: Command[]): Promise<unknown[]> {
     return Promise.all(commands.map((command) => this.#client.sendCommand(command, BYTES).catch((err: unknown) => err)))
   }
 
-  subscriber (): Subscriber {
-    const { socket } = (this.#client.options ?? {}) as { socket?: object }
-    return new NodeRedisSubscriber(this.#client.duplicate({ socket: { ...socket, reconnectStrategy: false } }))
+  subscriber (listener: Listener): Subscriber {
+    return new NodeRedisSubscriber(this.#client.duplicate({ socket: { ...this.#client.options?.socket, reconnectStrategy: false } }), listener)
   }
 
   watch (changed: () => void, failed: (err: Error) => void): () => void {
@@ -99,30 +44,24 @@ class NodeRedis implements Client {
 
 class NodeRedisSubscriber implements Subscriber {
   readonly #client: NodeRedisCalls
-  #message: (message: Buffer, channel: Buffer) => void = () => {}
-  constructor (client: NodeRedisCalls) { this.#client = client }
+  readonly #message: (message: Buffer, channel: Buffer) => void
 
-  connect (message: (channel: string, message: Buffer) => void, ended: (err?: Error) => void): Promise<void> {
+  constructor (client: NodeRedisCalls, { message, ended }: Listener) {
+    this.#client = client
     this.#message = (bytes, channel) => message(String(channel), bytes)
-    listen(this.#client, { error: ended, end: () => ended() })
-    return this.#client.connect() as Promise<void>
+    listen(client, { error: ended, end: () => ended() })
   }
 
+  connect (): Promise<unknown> { return this.#client.connect() }
   subscribe (channels: string[]): Promise<unknown> { return this.#client.subscribe(channels, this.#message, true) }
   unsubscribe (channels: string[]): Promise<unknown> { return this.#client.unsubscribe(channels) }
   destroy (): void { if (this.#client.isOpen) this.#client.destroy() }
 }
 
-interface IoRedisCalls extends Emitter, Pick<IoRedisLike, 'status' | 'connect' | 'quit' | 'disconnect'> {
-  pipeline (): { callBuffer (...command: Command): unknown, exec (): Promise<Array<[Error | null, unknown]>> }
-  duplicate (options: object): IoRedisCalls
-  subscribe (...channels: string[]): Promise<unknown>
-  unsubscribe (...channels: string[]): Promise<unknown>
-}
-
-const SUBSCRIBER = { autoResubscribe: false, retryStrategy: () => null, sentinelRetryStrategy: () => null, reconnectOnError: () => false, lazyConnect: true, maxRetriesPerRequest: null }
+const SUBSCRIBER = { autoResubscribe: false, retryStrategy: never, sentinelRetryStrategy: never, reconnectOnError: null, lazyConnect: true, maxRetriesPerRequest: null }
 
 class IoRedis implements Client {
+  readonly isSharded = false
   readonly #client: IoRedisCalls
   constructor (client: IoRedisLike) { this.#client = client as unknown as IoRedisCalls }
 
@@ -130,18 +69,15 @@ class IoRedis implements Client {
   get ready (): boolean { return this.#client.status === 'ready' }
   open (): Promise<unknown> { return this.#client.connect() }
   close (): Promise<unknown> { return this.#client.quit() }
+  hurry (): void { if (this.#client.status === 'reconnecting') this.#client.connect().catch(never) }
 
   async run (commands: Command[]): Promise<unknown[]> {
     const pipeline = this.#client.pipeline()
     for (const command of commands) pipeline.callBuffer(...command)
-    try {
-      return (await pipeline.exec()).map(([err, reply]) => err ?? reply)
-    } catch (err) {
-      return commands.map(() => err)
-    }
+    return (await pipeline.exec()).map(([err, reply]) => err ?? reply) // it rejects on a cluster only
   }
 
-  subscriber (): Subscriber { return new IoRedisSubscriber(this.#client.duplicate(SUBSCRIBER)) }
+  subscriber (listener: Listener): Subscriber { return new IoRedisSubscriber(this.#client.duplicate(SUBSCRIBER), listener) }
 
   watch (changed: () => void, failed: (err: Error) => void): () => void {
     return listen(this.#client, { ready: changed, close: changed, end: changed, error: failed })
@@ -150,19 +86,14 @@ class IoRedis implements Client {
 
 class IoRedisSubscriber implements Subscriber {
   readonly #client: IoRedisCalls
-  constructor (client: IoRedisCalls) { this.#client = client }
 
-  connect (message: (channel: string, message: Buffer) => void, ended: (err?: Error) => void): Promise<void> {
-    listen(this.#client, { messageBuffer: (channel: Buffer, bytes: Buffer) => message(String(channel), bytes), error: ended, end: () => ended() })
-    return this.#client.connect() as Promise<void>
+  constructor (client: IoRedisCalls, { message, ended }: Listener) {
+    this.#client = client
+    listen(client, { messageBuffer: (channel: Buffer, bytes: Buffer) => message(String(channel), bytes), error: ended, end: () => ended() })
   }
 
+  connect (): Promise<unknown> { return this.#client.connect() }
   subscribe (channels: string[]): Promise<unknown> { return this.#client.subscribe(...channels) }
   unsubscribe (channels: string[]): Promise<unknown> { return this.#client.unsubscribe(...channels) }
   destroy (): void { this.#client.disconnect() }
-}
-
-function listen (emitter: Emitter, listeners: Record<string, Listener>): () => void {
-  for (const [name, listener] of Object.entries(listeners)) emitter.on(name, listener)
-  return () => { for (const [name, listener] of Object.entries(listeners)) emitter.off(name, listener) }
 }

@@ -1,8 +1,10 @@
-import type { Client, Subscriber } from './redis-clients.ts'
+import type { Client, Subscriber } from './redis-like.ts'
 
 /** What it needs from above. */
 export interface LinkHost {
   readonly log: { error (fields: object, message: string): void }
+  /** Milliseconds that a connection may take to be there, with all its subscriptions. */
+  readonly timeout: number
   /** Of all that is to be subscribed to. */
   channels (): string[]
   message (channel: string, message: Buffer): void
@@ -21,7 +23,8 @@ export class Link {
   readonly #host: LinkHost
   readonly #waiting = new Map<string, () => void>()
   #subscriber: Subscriber | null = null
-  #lost: (err?: Error) => void = () => {}
+  #lost!: (err?: Error) => void
+  #gone: Promise<unknown> | null = null // resolves when what is there now is lost
   #closed = false
   #logged = false
   #due = false
@@ -51,33 +54,25 @@ export class Link {
       this.#due = true
       queueMicrotask(() => {
         this.#due = false
-        if (this.#subscriber !== null) this.#subscribe(this.#subscriber, [...this.#waiting.keys()]).catch(this.#lost)
+        if (this.#subscriber !== null) this.#flush(this.#subscriber)
       })
     })
   }
 
+  /** Resolves when it is acknowledged, or the connection is lost, and with it the subscription: some libraries do not tell then. */
   async unsubscribe (channel: string): Promise<void> {
     this.#waiting.delete(channel)
-    try {
-      await this.#subscriber?.unsubscribe([channel])
-    } catch {} // then it is lost, and with it the subscription
+    if (this.#subscriber === null) return
+    const acknowledged = this.#subscriber.unsubscribe([channel])
+    acknowledged.catch(this.#lost)
+    await Promise.race([acknowledged, this.#gone])
   }
 
   async #run (): Promise<void> {
     for (let tries = 0; !this.#closed; tries++) {
-      const subscriber = this.#client.subscriber()
-      let isLost = false
-      const lost = new Promise<Error | undefined>((resolve) => { this.#lost = (err) => { isLost = true; resolve(err) } })
-      const opening = this.#open(subscriber, this.#lost)
-      opening.catch(this.#lost)
-      if (await Promise.race([opening, lost]).then(() => !isLost, () => false)) {
-        tries = 0
-        this.#subscriber = subscriber
-        this.#logged = false
-        this.#host.up()
-        if (this.#waiting.size > 0) this.#subscribe(subscriber, [...this.#waiting.keys()]).catch(this.#lost)
-      }
+      const { subscriber, lost } = this.#another()
       const err = await lost
+      if (this.#subscriber === subscriber) tries = 0
       this.#subscriber = null
       subscriber.destroy()
       if (this.#closed) return
@@ -88,9 +83,32 @@ export class Link {
     }
   }
 
-  async #open (subscriber: Subscriber, lost: (err?: Error) => void): Promise<void> {
-    await subscriber.connect((channel, message) => this.#host.message(channel, message), lost)
+  /** One that is about to be there, and what resolves when it is lost. */
+  #another (): { subscriber: Subscriber, lost: Promise<Error | undefined> } {
+    let isLost = false
+    const lost = new Promise<Error | undefined>((resolve) => { this.#lost = (err) => { isLost = true; resolve(err) } })
+    this.#gone = lost
+    const ended = this.#lost
+    const subscriber = this.#client.subscriber({ ended, message: (channel, message) => { if (!isLost) this.#host.message(channel, message) } })
+    const late = setTimeout(ended, this.#host.timeout, new Error('redis does not answer')).unref()
+    void this.#open(subscriber).then(() => {
+      if (isLost) return
+      this.#subscriber = subscriber
+      this.#logged = false
+      this.#host.up()
+      this.#flush(subscriber)
+    }).catch(ended).finally(() => clearTimeout(late))
+    return { subscriber, lost }
+  }
+
+  async #open (subscriber: Subscriber): Promise<void> {
+    await subscriber.connect()
     await this.#subscribe(subscriber, this.#host.channels())
+  }
+
+  // what was asked for meanwhile
+  #flush (subscriber: Subscriber): void {
+    if (this.#waiting.size > 0) this.#subscribe(subscriber, [...this.#waiting.keys()]).catch(this.#lost)
   }
 
   async #subscribe (subscriber: Subscriber, channels: string[]): Promise<void> {

@@ -1,23 +1,22 @@
 import { randomBytes } from 'node:crypto'
 import type { Node } from '../../types/backplane.ts'
 import type { Topic, Topics } from '../topics.ts'
+import type { Intake } from './redis-intake.ts'
 import { markScript, run } from './redis-script.ts'
 import type { Command } from './redis-script.ts'
+import { readMark } from './redis-wire.ts'
 
 /** What marks need from above. */
 export interface MarksHost {
   readonly keys: string[]
-  /** The channel they come back on. */
+  /** The channel they come back on, and the command that sends them there. */
   readonly own: string
+  readonly verb: string
   readonly topics: Topics
+  readonly intake: Intake
   /** Both connections are there. */
   readonly ready: boolean
-  place (): { epoch: string, server: string, top: number }
   ask (command: () => Command): Promise<unknown[]>
-  adopt (epoch: string, top: number): void
-  /** All up to here has been delivered. */
-  reached (top: number): void
-  missed (topic: Topic, offset: number): void
   /** What was answered before a mark was sent has come, or does not come. */
   settled (since: number): void
   /** What was sent does not come back. */
@@ -31,18 +30,22 @@ interface Mark {
   readonly since: number
   readonly joiners: Joiner[]
   readonly audited: Topic[]
+  /** It audits all topics there were. */
+  readonly isAudit: boolean
   readonly again: boolean
+  /** The last offset of each topic, as far as they have come. */
+  readonly lasts: number[]
+  epoch: string
   ticks: number
-  heard: boolean
-  lasts: number[] | null
+  sent: boolean
 }
 
 const TICKS = 5
 const CHUNK = 500
 
 /**
- * A mark is sent through Redis and comes back between the events: it tells where the sequence was at that point. So it acknowledges
- * joins, finds what was lost on the way, also the last event before a silence, and a connection that has gone deaf. One at a time.
+ * A mark is sent through Redis and comes back between the events: it tells where the sequence and each topic were at that point. So it
+ * acknowledges joins, finds what was lost on the way, also the last event before a silence, and a connection that has gone deaf. One at a time.
  */
 export class Marks {
   readonly #host: MarksHost
@@ -52,6 +55,7 @@ export class Marks {
   #again = false // the subscriptions are new
   #due = false
   #ticks = 0
+  #needed = 0 // a later one is, for what waits
   /** How many were sent. */
   begun = 0
   /** One has come back. */
@@ -61,7 +65,7 @@ export class Marks {
 
   /** Of which server this is; makes a new identity where it is another one or the old is lost. */
   verify (): Command {
-    const { epoch, server, top } = this.#host.place()
+    const { epoch, server, top } = this.#host.intake
     return run(markScript, this.#host.keys, [epoch, server, top, randomBytes(9).toString('base64url'), '1', '', '', '']).with(0, 'EVAL').with(1, markScript.text)
   }
 
@@ -79,31 +83,53 @@ export class Marks {
     this.#soon()
   }
 
+  /** What waits needs one that is sent from now on. */
+  need (): void {
+    this.#needed = this.begun
+    this.want(false)
+  }
+
+  /** The subscriptions are lost: what is on its way does not come back. */
+  lost (): void {
+    if (this.#mark !== null) this.#abandon(this.#mark)
+    this.#needed = this.begun
+  }
+
   tick (): void {
     const mark = this.#mark
     if (++this.#ticks % TICKS === 0) this.#wanted = true
     if (mark !== null && ++mark.ticks > TICKS) {
       this.#abandon(mark)
-      if (mark.lasts !== null) this.#host.deaf()
+      if (mark.sent) this.#host.deaf()
     }
     this.#soon()
   }
 
+  /** Throws where it is none. */
   heard (message: string): void {
-    const [token, epoch, top] = message.split(' ')
+    const { token, epoch, top, lasts } = readMark(message)
     const mark = this.#mark
-    if (mark === null || token !== mark.token || mark.heard) return
-    mark.heard = true
-    this.#host.adopt(String(epoch), Number(top))
-    this.#host.reached(Number(top))
+    if (mark === null || token !== mark.token) return
+    const { intake } = this.#host
+    const isSame = (mark.epoch ||= epoch) === epoch
+    mark.lasts.push(...lasts)
+    if (isSame && mark.lasts.length < mark.audited.length) return
+    if (!isSame || intake.isPast(epoch) || (intake.holding && (!mark.isAudit || mark.since <= this.#needed))) {
+      this.#abandon(mark)
+      return this.#soon()
+    }
+    this.#mark = null
+    intake.adopt(epoch, top)
+    intake.settle(top, mark.audited, mark.lasts, mark.again)
     for (const { topic, node, resolve } of mark.joiners) {
-      if (!topic.live) topic.last = Math.max(topic.last, Number(top))
+      if (!topic.live) topic.last = Math.max(topic.last, top)
       topic.live = true
       topic.joining.delete(node)
-      resolve(Number(top))
+      resolve(top)
     }
-    for (const topic of mark.audited) if (mark.again && topic.joining.size < topic.nodes.size) topic.live = true
-    this.#settle(mark)
+    this.done = true
+    this.#host.settled(mark.since)
+    if (this.#wanted || this.#joiners.length > 0) this.#soon()
   }
 
   #soon (): void {
@@ -116,55 +142,34 @@ export class Marks {
   }
 
   async #send (): Promise<void> {
-    if (this.#mark !== null || !this.#host.ready || (!this.#wanted && this.#joiners.length === 0)) return
-    const joiners = this.#joiners
-    const audited = this.#wanted ? [...this.#host.topics] : []
-    const mark: Mark = this.#mark = { token: randomBytes(9).toString('base64url'), since: ++this.begun, joiners, audited, again: this.#again, ticks: 0, heard: false, lasts: null }
+    const isAudit = this.#wanted
+    if (this.#mark !== null || !this.#host.ready || (!isAudit && this.#joiners.length === 0)) return
+    const audited = isAudit ? [...this.#host.topics] : []
+    const mark: Mark = this.#mark = { token: randomBytes(9).toString('base64url'), since: ++this.begun, joiners: this.#joiners, audited, isAudit, again: this.#again, lasts: [], epoch: '', ticks: 0, sent: false }
     this.#joiners = []
     this.#wanted = this.#again = false
     try {
-      const lasts: number[] = []
-      for (let at = CHUNK; at < audited.length; at += CHUNK) lasts.push(...await this.#ask(audited.slice(at, at + CHUNK), ''))
-      lasts.unshift(...await this.#ask(audited.slice(0, CHUNK), mark.token)) // the mark comes after all of them
-      mark.lasts = lasts
-      this.#settle(mark)
+      let at = 0
+      do await this.#ask(audited.slice(at, at + CHUNK), mark.token); while ((at += CHUNK) < audited.length)
+      mark.sent = true
     } catch {
       this.#abandon(mark) // it is tried again with the next tick
     }
   }
 
-  async #ask (topics: Topic[], token: string): Promise<number[]> {
-    const reply = await this.#host.ask(() => {
-      const { epoch, server, top } = this.#host.place()
-      return run(markScript, this.#host.keys, [epoch, server, top, '', '0', token === '' ? '' : this.#host.own, 'PUBLISH', token, ...topics.map(({ name }) => name)])
+  async #ask (topics: Topic[], token: string): Promise<void> {
+    const { keys, own, verb, intake } = this.#host
+    const [, epoch,, top] = await this.#host.ask(() => {
+      return run(markScript, keys, [intake.epoch, intake.server, intake.top, '', '0', own, verb, token, ...topics.map(({ name }) => name)])
     })
-    return reply[4] as number[]
+    intake.adopt(String(epoch), Number(top))
   }
 
   #abandon (mark: Mark): void {
     if (this.#mark !== mark) return
     this.#mark = null
-    if (!mark.heard) this.#joiners.unshift(...mark.joiners)
+    this.#joiners.unshift(...mark.joiners)
     this.#wanted = true
     this.#again ||= mark.again
-  }
-
-  #settle (mark: Mark): void {
-    if (this.#mark !== mark || !mark.heard || mark.lasts === null) return
-    this.#mark = null
-    this.done = true
-    // in chunks asked first the last may be older than what has come since: that is no loss
-    for (const [at, topic] of mark.audited.entries()) {
-      const last = mark.lasts[at] as number
-      if (this.#host.topics.get(topic.name) !== topic || !topic.live) continue
-      if (last > topic.last) {
-        topic.last = last
-        this.#host.missed(topic, last)
-      } else if (mark.again && last === 0) {
-        this.#host.missed(topic, 0)
-      }
-    }
-    this.#host.settled(mark.since)
-    if (this.#wanted || this.#joiners.length > 0) this.#soon()
   }
 }

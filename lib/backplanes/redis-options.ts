@@ -1,9 +1,9 @@
 import { Reader } from '../options.ts'
-import type { IoRedisLike, NodeRedisLike } from './redis-clients.ts'
+import type { IoRedisLike, NodeRedisClusterLike, NodeRedisLike } from './redis-like.ts'
 
 export interface RedisOptions {
-  /** A client of `@redis/client`, `ioredis` or `iovalkey`, open or not. What subscribes is a `duplicate()` of it; one that was open stays open. */
-  client: NodeRedisLike | IoRedisLike
+  /** A client of `@redis/client`, `ioredis` or `iovalkey`, or a cluster of `@redis/client`; open or not. What subscribes is a `duplicate()` of it; one that was open stays open. */
+  client: NodeRedisLike | NodeRedisClusterLike | IoRedisLike
   /** Before the names of all keys and channels, as their hash tag: one for each application. Default: `fastify-real`. */
   prefix?: string | undefined
   /** When there is no Redis at the start: `connections` does not register, or goes on without until there is. Default: `fail`. */
@@ -20,6 +20,8 @@ export interface RedisOptions {
   topics?: number | undefined
   /** Bytes of an event as it travels; a larger one is refused. Default: 16 MiB. */
   maxBytes?: number | undefined
+  /** Bytes of what comes while it has to be found out what was lost on the way; what is kept beyond them is read from the log. Default: 16 MiB. */
+  maxHeld?: number | undefined
 }
 
 export interface RedisSettings {
@@ -31,6 +33,7 @@ export interface RedisSettings {
   audit: number
   topics: number
   maxBytes: number
+  maxHeld: number
 }
 
 const MiB = 1_048_576
@@ -48,7 +51,8 @@ export function checkRedis (given: RedisOptions): RedisSettings {
     timeout: reader.milliseconds('timeout', 10_000, 1),
     audit: reader.milliseconds('audit', 5_000, 1),
     topics: reader.number('topics', 100_000, { min: 1 }),
-    maxBytes: reader.number('maxBytes', 16 * MiB, { min: 1, unit: 'bytes' })
+    maxBytes: reader.number('maxBytes', 16 * MiB, { min: 1, unit: 'bytes' }),
+    maxHeld: reader.number('maxHeld', 16 * MiB, { min: 1, unit: 'bytes' })
   }
   queue.done()
   reader.done()

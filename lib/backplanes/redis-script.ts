@@ -21,12 +21,14 @@ local function clock () local t = redis.call('TIME'); return t[1] * 1000 + math.
 local function text (n) return string.format('%.0f', n) end
 `
 
-// KEYS meta old stream ids sent; ARGV epoch server known topic parcel id once events bytes age size channel verb count topics period
+// KEYS meta old stream ids sent; ARGV numbers (in one: each argument costs) topic parcel id channel
 const PUBLISH = shared + `
 local meta, old, stream, ids, sent = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local topic, id, age, count, now = ARGV[4], ARGV[6], tonumber(ARGV[10]), tonumber(ARGV[14]), clock()
+local topic, parcel, id, channel, now = ARGV[2], ARGV[3], ARGV[4], ARGV[5], clock()
+local epoch, server, known, once, most, room, age, size, verb, count, topics, period = string.match(ARGV[1], '^${'(%S*) '.repeat(12)}')
+age, count = tonumber(age), tonumber(count)
 local h = redis.call('HMGET', meta, '#e', '#u', '#s', '#f', '#t', '#m', topic)
-if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] or tonumber(h[3]) < tonumber(ARGV[3]) then return {'fence'} end
+if h[1] ~= epoch or h[2] ~= server or tonumber(h[3]) < tonumber(known) then return {'fence'} end
 local done = redis.call('HGET', sent, count)
 if done then return {'done', tonumber(done)} end
 local state = h[7]
@@ -45,51 +47,51 @@ if redis.call('XLEN', stream) ~= events then
   if state then floor = last end
   events, bytes = 0, 0
 end
-local function drop (most, size)
+local function drop (limit, weight)
   local first
-  while events > 0 and (events > most or bytes > size or now - oldest >= age) do
+  while events > 0 and (events > limit or bytes > weight or now - oldest >= age) do
     local pair = redis.call('XRANGE', stream, first or '-', '+', 'COUNT', 2)
     local offset = string.match(pair[1][1], '^%d+')
-    local weight, its = string.match(pair[1][2][2], '^%d+ (%d+) (.*)$')
-    events, bytes, floor = events - 1, bytes - weight, tonumber(offset)
-    if its ~= '' then
-      local latest = string.match(redis.call('HGET', ids, its) or '', '(%d+)$')
-      if not latest or latest == offset then redis.call('HDEL', ids, its) else redis.call('HSET', ids, its, '- ' .. latest) end
+    local its, name = string.match(pair[1][2][2], '^%d+ (%d+) (.*)$')
+    events, bytes, floor = events - 1, bytes - its, tonumber(offset)
+    if name ~= '' then
+      local latest = string.match(redis.call('HGET', ids, name) or '', '(%d+)$')
+      if not latest or latest == offset then redis.call('HDEL', ids, name) else redis.call('HSET', ids, name, '- ' .. latest) end
     end
     if pair[2] then first, oldest = pair[2][1], tonumber(string.match(pair[2][2][2], '^%d+')) else first = nil end
   end
   if events == 0 then redis.call('DEL', stream, ids); bytes = 0 elseif first then redis.call('XTRIM', stream, 'MINID', first) end
 end
-if ARGV[7] == '1' then
+if once == '1' then
   drop(math.huge, math.huge)
-  local known = string.match(redis.call('HGET', ids, id) or '', '^%d+')
-  if known then return {'duplicate', tonumber(known)} end
+  local earliest = string.match(redis.call('HGET', ids, id) or '', '^%d+')
+  if earliest then return {'duplicate', tonumber(earliest)} end
 end
 local offset = redis.call('HINCRBY', meta, '#s', 1)
-redis.call('XADD', stream, text(offset) .. '-' .. text(last), 'm', text(now) .. ' ' .. ARGV[11] .. ' ' .. id, 'd', ARGV[5])
+redis.call('XADD', stream, text(offset) .. '-' .. text(last), 'm', text(now) .. ' ' .. size .. ' ' .. id, 'd', parcel)
 if id ~= '' then
-  local known = redis.call('HGET', ids, id)
-  redis.call('HSET', ids, id, (known and string.match(known, '^%S+') or text(offset)) .. ' ' .. text(offset))
+  local places = redis.call('HGET', ids, id)
+  redis.call('HSET', ids, id, (places and string.match(places, '^%S+') or text(offset)) .. ' ' .. text(offset))
   redis.call('PEXPIRE', ids, age)
 end
 if events == 0 then oldest = now end
-events, bytes = events + 1, bytes + ARGV[11]
+events, bytes = events + 1, bytes + size
 local prev = last
 last = offset
-drop(tonumber(ARGV[8]), tonumber(ARGV[9]))
+drop(tonumber(most), tonumber(room))
 redis.call('HSET', meta, topic, table.concat({text(last), text(floor), events, text(bytes), text(oldest), text(age)}, ' '))
 redis.call('PEXPIRE', stream, age)
 redis.call('HSET', sent, count, text(offset))
 redis.call('HDEL', sent, count - ${WINDOW * 2})
 redis.call('PEXPIRE', sent, 600000)
-local most = tonumber(h[6])
-if age > most then most = age; redis.call('HSET', meta, '#m', text(age)) end
-if now - h[5] > math.max(most, tonumber(ARGV[16])) or redis.call('HLEN', meta) > tonumber(ARGV[15]) then
+local longest = tonumber(h[6])
+if age > longest then longest = age; redis.call('HSET', meta, '#m', text(age)) end
+if now - h[5] > math.max(longest, tonumber(period)) or redis.call('HLEN', meta) > tonumber(topics) then
   local r = redis.call('HGET', meta, '#r')
   redis.call('RENAME', meta, old)
   redis.call('HSET', meta, '#e', h[1], '#u', h[2], '#s', text(offset), '#f', r, '#r', text(offset), '#t', text(now), '#m', text(age))
 end
-local nodes = redis.call(ARGV[13], ARGV[12], '1 ' .. h[1] .. ' ' .. text(offset) .. ' ' .. text(prev) .. '\\n' .. ARGV[5])
+local nodes = redis.call(verb, channel, '1 ' .. h[1] .. ' ' .. text(offset) .. ' ' .. text(prev) .. '\\n' .. parcel)
 return {'kept', offset, nodes}
 `
 
@@ -109,13 +111,15 @@ if lost then
   redis.call('HSET', meta, '#e', h[1], '#u', h[2], '#s', 0, '#f', 0, '#r', 0, '#t', text(clock()), '#m', 0)
   redis.call('HSET', old, '#e', h[1])
 end
-local lasts = {}
-for at = 9, #ARGV do
-  local state = redis.call('HGET', meta, ARGV[at]) or redis.call('HGET', old, ARGV[at])
-  lasts[at - 8] = state and tonumber((split(state))) or 0
+if ARGV[6] ~= '' then
+  local said = {ARGV[8], h[1], h[3]}
+  for at = 9, #ARGV do
+    local state = redis.call('HGET', meta, ARGV[at]) or redis.call('HGET', old, ARGV[at])
+    said[at - 5] = state and split(state) or '0'
+  end
+  redis.call(ARGV[7], ARGV[6], table.concat(said, ' '))
 end
-if ARGV[6] ~= '' then redis.call(ARGV[7], ARGV[6], ARGV[8] .. ' ' .. h[1] .. ' ' .. h[3]) end
-return {'marked', h[1], h[2], tonumber(h[3]), lasts}
+return {'marked', h[1], h[2], tonumber(h[3])}
 `
 
 // KEYS meta old stream ids; ARGV epoch server topic kind place limit

@@ -1,4 +1,4 @@
-import type { Client } from './redis-clients.ts'
+import type { Client } from './redis-like.ts'
 import { markScript, publishScript, rangeScript, WINDOW } from './redis-script.ts'
 import type { Command } from './redis-script.ts'
 
@@ -45,10 +45,11 @@ export class Sender {
   readonly #sent = new Set<Job>()
   #bytes = 0
   #questions = 0
+  #waiters: Array<() => void> = [] // until there may be an answer
   #state: 'away' | 'verifying' | 'open' | 'closed' = 'away'
   #due = false
   #logged = false
-  #unwatch: () => void = () => {}
+  #unwatch!: () => void // since its start
   #verification: Promise<void> = Promise.resolve()
   /** Why it is away, as far as it is known. */
   problem: unknown = null
@@ -72,6 +73,7 @@ export class Sender {
     this.#unwatch()
     for (const job of [...this.#sent, ...this.#queue]) this.#settle(job, null)
     this.#queue = []
+    this.#wake()
   }
 
   /** Gives what Redis answered, or null where it was not taken; rejects with what Redis refused it for. */
@@ -87,16 +89,32 @@ export class Sender {
     })
   }
 
-  /** One answer; rejects when there is none. */
-  async ask (command: () => Command): Promise<unknown[]> {
-    for (let tries = 0; ; tries++) {
-      if (this.#state !== 'open' || this.#questions >= QUESTIONS) throw new Error('redis is not there')
-      const reply = await this.#answer(command())
-      if (reply instanceof Error && (!TEMPORARY.test(reply.message) || tries > 0)) throw reply
-      if (!isFence(reply) && !(reply instanceof Error)) return reply as unknown[]
-      await this.#verify()
-      if (tries > 0) throw new Error('redis is another one each time it is asked')
+  /** The same, but it waits as long as what is sent does where redis is away. */
+  async read (command: () => Command): Promise<unknown[]> {
+    const { whenAway, timeout } = this.#options
+    const due = performance.now() + timeout
+    for (;;) {
+      try {
+        return await this.ask(command)
+      } catch (err) {
+        if (whenAway === 'refuse' || this.#state === 'closed' || !isUnclear(err) || this.#waiters.length >= QUESTIONS || performance.now() >= due) throw err
+      }
+      await new Promise<void>((resolve) => { this.#waiters.push(resolve) })
     }
+  }
+
+  #wake (): void { for (const resolve of this.#waiters.splice(0)) resolve() }
+
+  /** One answer; rejects when there is none. */
+  async ask (command: () => Command, isAgain = false): Promise<unknown[]> {
+    if (this.#state === 'verifying') await this.#verification
+    if (this.#state !== 'open' || this.#questions >= QUESTIONS) throw new Error('redis is not there')
+    const reply = await this.#answer(command())
+    const isError = reply instanceof Error
+    if (!isFence(reply) && !isError) return reply as unknown[]
+    if (isAgain || (isError && !TEMPORARY.test(reply.message))) throw isError ? reply : new Error('redis is another one each time it is asked')
+    await this.#verify()
+    return await this.ask(command, true)
   }
 
   async #answer (command: Command): Promise<unknown> {
@@ -117,10 +135,10 @@ export class Sender {
       this.#queue = this.#queue.filter(({ settled }) => !settled)
     }
     this.#changed()
+    this.#wake()
   }
 
   #changed (): void {
-    if (this.#state === 'closed') return
     if (!this.#client.ready) this.#state = 'away'
     else if (this.#state === 'away') void this.#verify()
   }
@@ -155,6 +173,7 @@ export class Sender {
     this.#state = 'open'
     this.#logged = false
     this.#host.opened()
+    this.#wake()
     this.#flush()
   }
 

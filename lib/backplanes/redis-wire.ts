@@ -11,6 +11,16 @@ export function readPlace (message: Buffer): Place {
   return { epoch, offset: Number(offset), prev: Number(prev), body: message.subarray(end + 1) }
 }
 
+/** Where the sequence stands, and of each topic that was asked for its last offset. */
+export interface Standing { readonly token: string, readonly epoch: string, readonly top: number, readonly lasts: number[] }
+
+/** Throws where it is none: `token epoch top`, and the last offsets. */
+export function readMark (message: string): Standing {
+  const [, token, epoch, top, lasts] = /^([A-Za-z0-9_-]{12}) ([A-Za-z0-9_-]{1,40}) (\d{1,15})((?: \d{1,15})*)$/.exec(message) ?? []
+  if (token === undefined || epoch === undefined || lasts === undefined) throw new Error('a mark of another version')
+  return { token, epoch, top: Number(top), lasts: lasts === '' ? [] : lasts.slice(1).split(' ').map(Number) }
+}
+
 /** Which publications of each node have come: the last ones, each where it falls. */
 export type Seen = Map<string, Float64Array>
 

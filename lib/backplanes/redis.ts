@@ -4,7 +4,8 @@ import { formatCursor, type CheckedEvent } from '../event.ts'
 import { decodeParcel, encodeParcel } from '../parcel.ts'
 import { Topics } from '../topics.ts'
 import { clientOf } from './redis-clients.ts'
-import type { Client } from './redis-clients.ts'
+import type { Client } from './redis-like.ts'
+import { Intake } from './redis-intake.ts'
 import { Link } from './redis-link.ts'
 import { Marks } from './redis-marks.ts'
 import { checkRedis } from './redis-options.ts'
@@ -12,41 +13,52 @@ import type { RedisOptions, RedisSettings } from './redis-options.ts'
 import { Keys, publishScript, rangeScript, run } from './redis-script.ts'
 import type { Command } from './redis-script.ts'
 import { Sender } from './redis-sender.ts'
-import { isNew, readPlace } from './redis-wire.ts'
-import type { Seen } from './redis-wire.ts'
 
 const BOOT = 5_000
 const NODES = 'nodes'
 const TICKS = 5 // in an audit
 const PERIOD = 86_400_000 // after which a topic that was not used is forgotten, unless it is kept longer
-const DEAD = 16 // identities that are remembered as past
 
-/** A publication of this node that has not come back yet. */
-interface Own { readonly parcel: Parcel, readonly since: number, arrived: boolean, replied: number, done: () => void }
+/** A publication of this node: it waits until it has come over the other connection, but not for ever. */
+class Own {
+  readonly parcel: Parcel
+  readonly due: number
+  hasArrived = false
+  /** How many marks were sent before it was answered. */
+  replied = Infinity
+  done: () => void = () => {}
+
+  constructor (parcel: Parcel, due: number) {
+    this.parcel = parcel
+    this.due = due
+  }
+
+  arrived (): void {
+    this.hasArrived = true
+    this.done()
+  }
+}
 
 /** Redis 7 or Valkey 7.2: many processes and machines. */
 export function redis (options: RedisOptions): Backplane {
   const settings = checkRedis(options)
-  return new RedisBackplane(clientOf(options.client), settings)
+  const keys = new Keys(settings.prefix)
+  return new RedisBackplane(clientOf(options.client, keys.meta), keys, settings)
 }
 
 class RedisBackplane implements Backplane {
-  epoch = randomBytes(9).toString('base64url')
   readonly #id = randomBytes(9).toString('base64url')
   readonly #client: Client
+  readonly #verb: 'PUBLISH' | 'SPUBLISH'
   readonly #settings: RedisSettings
   readonly #keys: Keys
   readonly #nodes = new Set<Node>()
   readonly #topics: Topics
   readonly #own = new Map<number, Own>()
-  readonly #dead: string[] = []
-  readonly #seen: Seen = new Map()
-  #server = ''
+  readonly #intake: Intake
+  readonly #log: Node['log'] = { error: (fields, message) => this.#logger?.error(fields, message), warn: (fields, message) => this.#logger?.warn(fields, message) }
   #logger: Node['log'] | null = null
-  #top = 0
-  #delivered = 0
   #count = 0
-  #complained = false
   #unsure = false
   #opened = false // the client, by this
   #booting: Promise<void> | null = null
@@ -55,51 +67,75 @@ class RedisBackplane implements Backplane {
   #link: Link
   #marks: Marks
 
-  constructor (client: Client, settings: RedisSettings) {
+  constructor (client: Client, keys: Keys, settings: RedisSettings) {
     this.#client = client
+    this.#verb = client.isSharded ? 'SPUBLISH' : 'PUBLISH'
     this.#settings = settings
-    this.#keys = new Keys(settings.prefix)
+    this.#keys = keys
     this.#topics = new Topics({
       subscribe: ({ name }) => this.#link.subscribe(this.#keys.channel(name)),
       unsubscribe: ({ name }) => this.#link.unsubscribe(this.#keys.channel(name))
     })
+    this.#intake = new Intake({
+      log: this.#log,
+      topics: this.#topics,
+      nodes: this.#nodes,
+      maxBytes: settings.maxBytes,
+      maxHeld: settings.maxHeld,
+      audit: () => this.#marks.need(),
+      own: (from, count) => from === this.#id ? this.#own.get(count) : undefined
+    })
     ;[this.#sender, this.#link, this.#marks] = this.#parts()
   }
 
+  get epoch (): string { return this.#intake.epoch }
+
   #parts (): [Sender, Link, Marks] {
-    const log: Node['log'] = { error: (fields, message) => this.#logger?.error(fields, message), warn: (fields, message) => this.#logger?.warn(fields, message) }
+    const intake = this.#intake
     const own = this.#keys.own(this.#id)
-    const keys = [this.#keys.meta, this.#keys.old]
     const sender = new Sender(this.#client, {
-      log,
+      log: this.#log,
       verify: () => this.#marks.verify(),
       verified: ([, epoch, server, top]) => {
-        this.#server = String(server)
-        this.#adopt(String(epoch), Number(top))
+        intake.server = String(server)
+        intake.adopt(String(epoch), Number(top))
       },
       opened: () => this.#reopened()
     }, this.#settings)
     const link = new Link(this.#client, {
-      log,
+      log: this.#log,
+      timeout: this.#settings.timeout,
       channels: () => [own, ...[...this.#topics].map(({ name }) => this.#keys.channel(name))],
-      message: (channel, message) => { if (channel === own) this.#marks.heard(String(message)); else this.#message(channel, message) },
-      up: () => this.#marks.want(true),
-      down: () => { for (const topic of this.#topics) topic.live = false }
+      message: (channel, message) => { if (channel === own) this.#mark(String(message)); else intake.hear(channel.slice(this.#keys.channels.length), message) },
+      up: () => {
+        this.#client.hurry()
+        this.#marks.want(true)
+      },
+      down: () => {
+        intake.hold()
+        this.#marks.lost()
+      }
     })
     const marks = new Marks({
-      keys,
+      keys: [this.#keys.meta, this.#keys.old],
       own,
+      verb: this.#verb,
       topics: this.#topics,
-      place: () => ({ epoch: this.epoch, server: this.#server, top: this.#top }),
+      intake,
       ask: (command) => sender.ask(command),
       get ready () { return sender.open && link.up },
-      adopt: (epoch, top) => this.#adopt(epoch, top),
-      reached: (top) => { this.#delivered = Math.max(this.#delivered, top) },
-      missed: (topic, offset) => { for (const node of topic.nodes) node.missed(topic.name, offset) },
-      settled: (since) => this.#give(since),
+      settled: (since) => { for (const own of this.#own.values()) if (own.replied < since) own.done() },
       deaf: () => link.restart(new Error('nothing comes back'))
     })
     return [sender, link, marks]
+  }
+
+  #mark (message: string): void {
+    try {
+      this.#marks.heard(message)
+    } catch (err) {
+      this.#intake.complain(err, NODES)
+    }
   }
 
   async start (node: Node): Promise<void> {
@@ -112,10 +148,7 @@ class RedisBackplane implements Backplane {
     const { timeout, audit, onUnavailable } = this.#settings
     this.#ticking = setInterval(() => this.#tick(), Math.ceil(audit / TICKS)).unref()
     this.#sender.start()
-    if (this.#client.closed) {
-      this.#opened = true
-      this.#client.open().catch((err: unknown) => { this.#sender.problem = err })
-    }
+    if (this.#client.closed) this.#open()
     this.#link.start()
     const until = performance.now() + Math.min(timeout, BOOT)
     while (!this.#marks.done) {
@@ -129,13 +162,20 @@ class RedisBackplane implements Backplane {
     }
   }
 
+  // some libraries give up: it is tried again with each tick
+  #open (): void {
+    this.#opened = true
+    this.#client.open().catch((err: unknown) => { this.#sender.problem = err })
+  }
+
   async #stop (): Promise<void> {
     this.#booting = null
     clearInterval(this.#ticking as NodeJS.Timeout)
     this.#topics.clear()
     this.#link.close()
     this.#sender.close()
-    this.#give(Infinity)
+    for (const own of this.#own.values()) own.arrived()
+    this.#intake.clear()
     if (this.#opened) await this.#client.close().catch(() => {})
     this.#opened = false
     ;[this.#sender, this.#link, this.#marks] = this.#parts()
@@ -143,7 +183,7 @@ class RedisBackplane implements Backplane {
 
   async subscribe (node: Node, name: string): Promise<number> {
     const topic = this.#topics.join(node, name)
-    if (topic.live) return this.#delivered
+    if (topic.live) return this.#intake.delivered
     topic.joining.add(node)
     const joined = topic.subscribed.then(() => this.#marks.join(topic, node))
     return this.#marks.done || name !== NODES ? await joined : 0 // a node that starts without Redis does not wait for it
@@ -152,18 +192,20 @@ class RedisBackplane implements Backplane {
   async unsubscribe (node: Node, name: string): Promise<void> { this.#topics.leave(node, name) }
 
   async publish (name: string, parcel: Parcel, { keep, once }: { keep: Kept | null, once: boolean }): Promise<Publication> {
+    if (this.#booting === null) return { accepted: false, offset: 0, duplicate: false } // it has ended
     const count = ++this.#count
     const body = encodeParcel(parcel, { from: this.#id, count })
     if (body.length > this.#settings.maxBytes) throw new Error(`an event has ${body.length} bytes on its way, more than redis.maxBytes (${this.#settings.maxBytes})`)
-    const awaited = this.#topics.get(name)?.live === true
-    const own: Own = { parcel, since: count, arrived: false, replied: 0, done () {} }
+    const topic = this.#topics.get(name)
+    const isAwaited = topic?.live === true && topic.nodes.size > 0
+    const own = new Own(parcel, performance.now() + this.#settings.timeout)
     this.#own.set(count, own)
-    let epoch = this.epoch
+    let { epoch } = this
     const plain = keep === null ? Buffer.concat([Buffer.from('1 - 0 0\n'), body]) : body
     try {
       const reply = await this.#sender.publish(count, body.length, () => {
         epoch = this.epoch
-        return keep === null ? ['PUBLISH', this.#keys.channel(name), plain] : this.#keeping(name, parcel, body, keep, once, count)
+        return keep === null ? [this.#verb, this.#keys.channel(name), plain] : this.#keeping(name, parcel, body, keep, once, count)
       })
       if (reply === null) {
         this.#unsure = true
@@ -171,7 +213,7 @@ class RedisBackplane implements Backplane {
       }
       const [status, offset, reached] = Array.isArray(reply) ? reply as [unknown, number, number | undefined] : ['plain', 0, Number(reply)] as const
       const duplicate = String(status) === 'duplicate'
-      if (!duplicate && awaited && !own.arrived) await this.#arrival(own)
+      if (!duplicate && isAwaited && !own.hasArrived) await this.#arrival(own)
       const nodes = reached === undefined ? undefined : this.#nodesOf(name, Number(reached))
       return { accepted: true, offset: epoch === this.epoch ? Number(offset) : 0, duplicate, nodes: duplicate ? 0 : nodes }
     } finally {
@@ -183,71 +225,19 @@ class RedisBackplane implements Backplane {
     const { meta, old } = this.#keys
     const keys = [meta, old, this.#keys.stream(name), this.#keys.ids(name), this.#keys.sent(this.#id)]
     const { id = '', size } = parcel.event as CheckedEvent
-    return run(publishScript, keys, [
-      this.epoch, this.#server, this.#top, name, body, id, once ? '1' : '0', keep.events, keep.bytes, keep.age, size,
-      this.#keys.channel(name), 'PUBLISH', count, this.#settings.topics, PERIOD
-    ])
+    const numbers = [this.epoch, this.#intake.server, this.#intake.top, once ? 1 : 0, keep.events, keep.bytes, keep.age, size, this.#verb, count, this.#settings.topics, PERIOD]
+    return run(publishScript, keys, [`${numbers.join(' ')} `, name, body, id, this.#keys.channel(name)])
   }
 
   // it comes over the other connection
   #arrival (own: Own): Promise<void> {
-    own.replied = this.#marks.begun
+    own.replied = this.#marks.begun // what has not come with the next does not come any more, but from the log
     return new Promise((resolve) => { own.done = resolve })
   }
-
-  // what has not come by then does not come any more, but from the log
-  #give (since: number): void { for (const own of this.#own.values()) if (own.replied < since) own.done() }
 
   #nodesOf (name: string, reached: number): number {
     const here = this.#topics.get(name)
     return here?.live === true ? reached - 1 + here.nodes.size : reached
-  }
-
-  #message (channel: string, message: Buffer): void {
-    const topic = this.#topics.get(channel.slice(this.#keys.channels.length))
-    if (topic === undefined) return
-    try {
-      const { epoch, offset, prev, body } = readPlace(message)
-      if (offset > 0 && (this.#dead.includes(epoch) || (epoch === this.epoch && offset <= topic.last))) return
-      const { event, except, from, count } = decodeParcel(body, this.#settings.maxBytes)
-      if (offset === 0 && !isNew(this.#seen, from, count)) return
-      if (offset > 0) {
-        if (epoch !== this.epoch) this.#adopt(epoch, offset)
-        event.cursor = formatCursor(epoch, offset)
-        this.#top = Math.max(this.#top, offset)
-        this.#delivered = Math.max(this.#delivered, offset)
-        topic.last = offset
-      }
-      const own = from === this.#id ? this.#own.get(count) : undefined
-      topic.deliver({ topic: topic.name, event, except, offset, prev }, own?.parcel)
-      if (own === undefined) return
-      own.arrived = true
-      own.done()
-    } catch (err) {
-      this.#complain(err, topic.name)
-    }
-  }
-
-  #complain (err: unknown, topic: string): void {
-    if (!this.#complained) this.#logger?.warn({ err, topic }, 'what came from redis was not understood')
-    this.#complained = true
-  }
-
-  /** The identity of the sequence as Redis says it. */
-  #adopt (epoch: string, top: number): void {
-    if (epoch === this.epoch) {
-      this.#top = Math.max(this.#top, top)
-      return
-    }
-    this.#dead.push(this.epoch)
-    const back = this.#dead.indexOf(epoch)
-    if (back !== -1) this.#dead.splice(back, 1)
-    if (this.#dead.length > DEAD) this.#dead.shift()
-    this.epoch = epoch
-    this.#top = top
-    this.#delivered = 0
-    for (const topic of this.#topics) topic.last = 0
-    for (const node of this.#nodes) node.reset()
   }
 
   // what nodes say of presence may have been refused meanwhile
@@ -259,8 +249,11 @@ class RedisBackplane implements Backplane {
   }
 
   #tick (): void {
-    this.#sender.tick(performance.now())
+    const now = performance.now()
+    if (this.#opened && this.#client.closed) this.#open()
+    this.#sender.tick(now)
     this.#marks.tick()
+    for (const own of this.#own.values()) if (own.due <= now) own.done()
   }
 
   async range (name: string, after: Place, limit: number): Promise<Range> {
@@ -268,10 +261,10 @@ class RedisBackplane implements Backplane {
     const [kind, place] = after === null ? ['last', '0'] : typeof after === 'number' ? ['after', String(after)] : ['id', after.id]
     const { meta, old } = this.#keys
     const keys = [meta, old, this.#keys.stream(name), this.#keys.ids(name)]
-    const reply = await this.#sender.ask(() => run(rangeScript, keys, [this.epoch, this.#server, name, kind, place, limit]))
+    const reply = await this.#sender.read(() => run(rangeScript, keys, [this.epoch, this.#intake.server, name, kind, place, limit]))
     const [, complete, more, from, top, found] = reply as [unknown, number, number, number, number, Buffer[]]
     if (epoch !== this.epoch) return { deliveries: [], complete: false, more: false, from: -1, top }
-    this.#top = Math.max(this.#top, top)
+    this.#intake.adopt(epoch, top)
     const deliveries: Delivery[] = []
     let isWhole = complete === 1
     for (let at = 0; at < found.length; at += 2) {
@@ -281,7 +274,7 @@ class RedisBackplane implements Backplane {
         event.cursor = formatCursor(epoch, offset)
         deliveries.push({ topic: name, event, except, offset, prev })
       } catch (err) {
-        this.#complain(err, name)
+        this.#intake.complain(err, name)
         isWhole = false
       }
     }

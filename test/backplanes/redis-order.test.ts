@@ -1,0 +1,124 @@
+// Members of several rooms get what was lost on the way before what came after it, once, and in the order of the sequence.
+import { createClient } from '@redis/client'
+import t from 'tap'
+import { turn } from '../fake.ts'
+import { until } from '../helper.ts'
+import { hide, withRedis } from '../redis.ts'
+import { both, gaps, heard, sleep, some, World } from '../redis-world.ts'
+import type { Member } from '../redis-world.ts'
+
+withRedis(t, () => {
+  for (const [name, options] of Object.entries({ 'all that comes waits': {}, 'more comes than may wait': { maxHeld: 1_000 } })) {
+    t.test(`however often the subscriptions are lost, also where ${name}`, async (t) => {
+      const world = await World.start(t, options)
+      const { relay, here, there } = world
+      for (const rooms of [both, ['a'], ['b'], both]) for (const one of [here, there]) await world.member(one, rooms)
+      for (let round = 0; round < 8; round++) {
+        relay.delay = Math.random() * 20 // live events come before what was lost is known
+        await world.flood(40, (i) => {
+          if (i === 5 || some(20) === 0) relay.cutSubscribers()
+          if (some(40) === 0) return world.member(some(2) > 0 ? here : there, [both, ['b']][some(2)] as string[])
+          if (some(40) === 0) return world.member(some(2) > 0 ? here : there, both, heard((world.members[0] as Member).fake).length === 0 ? undefined : (world.members[0] as Member).fake.wire.events.at(-1)?.id as string)
+        })
+      }
+      await world.end(t)
+      if (name !== 'all that comes waits') t.ok(here.lines.some(({ message }) => message === 'more came from redis than may wait, and is read from the log'))
+    })
+  }
+
+  t.test('a connection that goes deaf, or is lost again before it is known what was lost', async (t) => {
+    const world = await World.start(t, { audit: 100 })
+    for (const rooms of [both, ['a'], ['b']]) await world.member(world.here, rooms)
+    for (let round = 0; round < 4; round++) {
+      world.relay.delay = 10
+      await world.flood(60, (i) => {
+        if (i === 10) world.relay.mute()
+        if (i === 40 || i === 42) world.relay.cutSubscribers()
+        return undefined
+      })
+    }
+    await world.end(t)
+  })
+
+  t.test('what did not come though the connection stayed', async (t) => {
+    const world = await World.start(t, { audit: 1_000 })
+    const { relay, here, there } = world
+    for (const rooms of [both, ['a'], ['b']]) await world.member(here, rooms)
+    for (let round = 0; round < 5; round++) {
+      relay.delay = 30
+      await world.say(there, 'a')
+      world.accepted.push({ data: `a ${round} hidden`, offset: await hide(world.server.port, 'room/a', `a ${round} hidden`) })
+      const sending = [world.say(there, 'a'), world.say(there, 'b'), world.say(here, 'a'), world.say(there, 'b')]
+      await Promise.all(sending)
+    }
+    await world.judge(t)
+    world.accepted.push({ data: 'b last', offset: await hide(world.server.port, 'room/b', 'b last') })
+    await world.judge(t) // nothing follows
+    await world.end(t)
+  })
+
+  t.test('a room that is left and joined again, or joined for the first time, while there are no subscriptions', async (t) => {
+    const world = await World.start(t, { audit: 200 })
+    const { relay, here, there } = world
+    const leaving = await world.member(here, ['b'])
+    await world.member(here, ['a'])
+    await world.say(there, 'b')
+    await world.judge(t)
+    relay.refusing = true
+    relay.cutSubscribers()
+    await until(() => here.lines.some(({ message }) => message === 'the subscriptions to redis are lost'))
+    await leaving.fake.connection.leave('b')
+    world.members.shift()
+    await sleep(1_200) // until it is dropped
+    const joining = [world.member(here, ['b']), world.member(here, both), world.member(here, ['c', 'a'])]
+    await world.say(there, 'a')
+    const own = world.say(here, 'a')
+    relay.delay = 20
+    relay.refusing = false
+    await Promise.all(joining)
+    await own
+    await world.flood(20, () => undefined)
+    await world.end(t)
+  })
+
+  t.test('another sequence, while what was lost of the one before is not known', async (t) => {
+    const world = await World.start(t, { audit: 200 })
+    const { relay, here, there } = world
+    const cli = createClient({ url: `redis://127.0.0.1:${world.server.port}` })
+    await cli.connect()
+    t.after(() => cli.destroy())
+    const fakes = [(await world.member(here, both)).fake, (await world.member(here, ['a'])).fake] as const
+    for (let round = 1; round <= 3; round++) {
+      for (const room of both) await world.say(there, room)
+      relay.delay = 20
+      relay.cutSubscribers()
+      await world.say(there, 'a')
+      await cli.flushAll()
+      world.accepted.length = 0
+      for (let i = 0; i < 10; i++) await Promise.all([world.say(there, 'a'), world.say(there, 'b')])
+      for (const fake of fakes) {
+        await until(() => gaps(fake).length === round && heard(fake).at(-1)?.data === world.accepted.filter(({ data }) => fake === fakes[0] || data.startsWith('a')).at(-1)?.data)
+        const reset = fake.wire.events.map(({ event }) => event).lastIndexOf('gap')
+        const after = heard({ ...fake, wire: { events: fake.wire.events.slice(reset) } as never })
+        t.strictSame(after, world.accepted.filter(({ data }) => fake === fakes[0] || data.startsWith('a')).sort((one, other) => (one.offset as number) - (other.offset as number)))
+        t.strictSame(gaps(fake), new Array(round).fill('epoch'))
+      }
+    }
+  })
+
+  t.test('who sends while there are no subscriptions waits for what it sent, but not for ever', async (t) => {
+    const world = await World.start(t, { audit: 100, timeout: 400 })
+    const { relay, here } = world
+    const { fake } = await world.member(here, ['a'])
+    relay.cutSubscribers()
+    await world.say(here, 'a')
+    await turn()
+    await world.judge(t)
+    relay.refusing = true
+    relay.cutSubscribers()
+    await until(() => here.lines.filter(({ message }) => message === 'the subscriptions to redis are lost').length === 2)
+    const { data } = await world.say(here, 'a')
+    t.not(heard(fake).at(-1)?.data, data, 'it was accepted, and has not come')
+    await world.end(t)
+  })
+})
