@@ -111,16 +111,18 @@ function isListening (port: number): Promise<boolean> {
 /** What stands between a node and the server: it can be cut, and lose what goes one way. */
 export class Relay {
   port = 0
-  /** What the server sends is lost. */
-  isMute = false
   /** Nobody gets through. */
   isCut = false
   readonly #target: number
   readonly #sockets = new Set<Socket>()
+  readonly #mute = new WeakSet<Socket>()
 
   constructor (target: number) { this.#target = target }
 
   get url (): string { return `127.0.0.1:${this.port}` }
+
+  /** What the server sends on the connections there are is lost. */
+  mute (): void { for (const socket of this.#sockets) this.#mute.add(socket) }
 
   cut (): void {
     this.isCut = true
@@ -137,7 +139,7 @@ export class Relay {
         one.on('close', () => { this.#sockets.delete(one); other.destroy() })
       }
       near.on('data', (chunk) => far.write(chunk))
-      far.on('data', (chunk) => { if (!this.isMute) near.write(chunk) })
+      far.on('data', (chunk) => { if (!this.#mute.has(far)) near.write(chunk) })
     }).listen(0, '127.0.0.1')
     await once(relay, 'listening')
     this.port = (relay.address() as AddressInfo).port

@@ -2,9 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { Node } from '../../types/backplane.ts'
 import type { Intake } from './nats-intake.ts'
 import type { Link } from './nats-link.ts'
-import { ID } from './nats-outgoing.ts'
 import type { EventStream, Sequence } from './nats-stream.ts'
-import type { NatsTopic } from './nats-topic.ts'
 
 /** What it needs from above. */
 export interface AgreementHost {
@@ -14,8 +12,6 @@ export interface AgreementHost {
   /** The sequence has another epoch. */
   reset (): void
 }
-
-const AT_ONCE = 64 // topics that are looked after at a time
 
 /** This node and the stream agree: on one epoch, and that nothing is missing here. */
 export class Agreement {
@@ -29,6 +25,7 @@ export class Agreement {
   readonly #stream: EventStream
   readonly #intake: () => Intake
   #isSettled = false
+  #again = false
   #server: string | undefined
   #running: Promise<void> | null = null
   #positioning: Promise<Sequence> | null = null
@@ -42,12 +39,17 @@ export class Agreement {
 
   lost (): void { this.isReady = false }
 
+  /** The stream has to be asked. */
+  get isDue (): boolean { return !this.isReady || this.#intake().order.isShut }
+
   /** The sequence after everything that was sent until now, asked for once a turn; null when it is not known. */
   async position (): Promise<Sequence | null> {
     if (!this.isReady) return null
-    this.#positioning ??= Promise.resolve().then(() => {
+    this.#positioning ??= Promise.resolve().then(async () => {
       this.#positioning = null
-      return this.#stream.find()
+      const sequence = await this.#stream.find()
+      if (!this.#intake().order.isAll) await this.#stream.fence(sequence.epoch) // what was kept before it has come
+      return sequence
     })
     try {
       return await this.#positioning
@@ -59,20 +61,29 @@ export class Agreement {
 
   #failed (err: unknown): void {
     this.isReady = false
+    this.#intake().order.yield()
     this.#host.log.warn({ err }, 'the stream of NATS cannot be reached')
   }
 
   /** Rejects when the stream cannot be reached. */
   reach (): Promise<void> {
-    this.#running ??= this.#agree().finally(() => { this.#running = null })
+    this.#running ??= this.#agree().finally(() => {
+      this.#running = null
+      if (this.#again) this.seek()
+    })
     return this.#running
   }
 
-  /** The same where nobody waits for it. */
-  seek (): void { this.reach().catch(() => {}) }
+  /** The same where nobody waits for it; what is found out meanwhile may be too old. */
+  seek (): void {
+    this.#again = this.#running !== null
+    if (!this.#again) this.reach().catch(() => {})
+  }
 
   async #agree (): Promise<void> {
+    const intake = this.#intake()
     try {
+      intake.order.ask()
       const sequence = this.#isSettled ? await this.#stream.find((found) => this.#isRewound(found)) : await this.#stream.settle()
       if (sequence.epoch !== this.epoch) this.#adopt(sequence)
       this.#isSettled = true
@@ -81,8 +92,9 @@ export class Agreement {
       const wasReady = this.isReady
       this.isReady = this.#link.up
       this.#host.agreed()
-      if (!wasReady) this.#intake().unsure()
-      await this.#audit(sequence, !wasReady || !this.#intake().isWhole)
+      if (!wasReady) intake.unsure()
+      if (intake.order.isShut) await intake.recover(sequence)
+      else await intake.check(sequence)
     } catch (err) {
       this.#failed(err)
       throw err
@@ -91,44 +103,20 @@ export class Agreement {
 
   // a server that has lost what it acknowledged gives its offsets again, to other events
   async #isRewound ({ epoch, first, last }: Sequence): Promise<boolean> {
-    const { seen, seenId } = this.#intake()
+    const { offset, id } = this.#intake().order.mark
     if (epoch !== this.epoch) return false
     if (last < this.top) return true
-    if (this.#link.server === this.#server || seen < first || seenId === '') return false
-    const stored = await this.#stream.at(seen)
-    return stored?.msg.headers?.get(ID) !== seenId
+    if (this.#link.server === this.#server || offset < first || id === '') return false
+    return (await this.#stream.at(offset))?.id !== id
   }
 
-  #adopt ({ epoch, base }: Sequence): void {
+  // before it was known what the sequence is, nobody was given a place in it: it is taken as it is
+  #adopt ({ epoch, base, last }: Sequence): void {
     const intake = this.#intake()
     const isNew = !this.#isSettled && intake.topics.size === 0
     this.epoch = epoch
     this.top = base
-    intake.begin(base)
+    intake.begin(this.#isSettled ? base : last)
     if (!isNew) this.#host.reset()
   }
-
-  // a topic in which something comes tells by itself what is missing; one that is quiet is looked after, unless nothing was kept since
-  async #audit ({ epoch, last }: Sequence, all: boolean): Promise<void> {
-    const intake = this.#intake()
-    const topics = [...intake.topics.values()].filter((topic) => {
-      if (!topic.isLive || topic.nodes.length === 0 || topic.verified >= last || !isOfApp(topic.name)) return false
-      const isQuiet = topic.last === topic.audited
-      topic.audited = topic.last
-      return all || isQuiet
-    })
-    const behind: Array<[NatsTopic, number]> = []
-    for (let start = 0; start < topics.length && epoch === this.epoch; start += AT_ONCE) {
-      await Promise.all(topics.slice(start, start + AT_ONCE).map(async (topic) => {
-        const stored = await this.#stream.last(this.#link.subjects.kept(epoch, topic.token))
-        if (stored !== null && stored.offset > topic.last) behind.push([topic, stored.offset])
-        topic.verified = last
-      }))
-    }
-    await intake.fetch(behind) // together: a connection that is in several of them is given what it missed with one replay
-    if (epoch === this.epoch && this.isReady) intake.isWhole = true
-  }
 }
-
-// what nodes tell each other is not kept
-function isOfApp (topic: string): boolean { return topic !== 'nodes' && !topic.startsWith('presence/') }

@@ -147,7 +147,7 @@ export class Link {
   }
 
   /** Rejects when no answer comes in time, or nobody is there to answer. */
-  ask (subject: string, payload: string): Promise<Msg> {
+  ask (subject: string, payload: string, more: { headers?: MsgHdrs } = {}): Promise<Msg> {
     return new Promise((resolve, reject) => {
       if (!this.up || this.#connection === null) return reject(new BackplaneError('there is no connection'))
       const token = `a${++this.#asks}`
@@ -156,7 +156,7 @@ export class Link {
         reject(new BackplaneError(`the server did not answer ${subject}`))
       }, this.#settings.timeout).unref()
       this.#asked.set(token, { resolve, reject, timer })
-      this.#connection.publish(subject, payload, { reply: this.subjects.replies + token })
+      this.#connection.publish(subject, payload, { reply: this.subjects.replies + token, ...more })
     })
   }
 
@@ -171,6 +171,12 @@ export class Link {
   }
 
   get maxPayload (): number { return this.#connection?.info?.max_payload ?? Infinity }
+  /** What of the kept events this node is sent. */
+  get follows (): 'rooms' | 'all' {
+    const { follow } = this.#settings
+    return follow === 'auto' ? keepsOrder(this.#connection?.info?.version ?? '') ? 'rooms' : 'all' : follow
+  }
+
   get server (): string | undefined { return this.#connection?.info?.server_id }
 
   heard (): void {
@@ -222,3 +228,9 @@ export class Link {
 
 /** Nobody is subscribed to what was asked: no stream has the subject, or JetStream is not there. */
 export function isNobody (msg: Msg): boolean { return msg.data.length === 0 && msg.headers?.code === 503 }
+
+/** Whether a server of this version hands on what a stream keeps in the order of the stream, whoever sends: those before 2.10 do not. */
+export function keepsOrder (version: string): boolean {
+  const [major = 0, minor = 0] = version.split('.').map(Number)
+  return major > 2 || (major === 2 && minor >= 10)
+}

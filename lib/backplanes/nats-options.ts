@@ -8,6 +8,7 @@ export const safe = Object.freeze({
   maxReconnectAttempts: -1,
   reconnectTimeWait: 500,
   reconnectJitter: 250,
+  timeout: 5_000,
   pingInterval: 5_000,
   maxPingOut: 2,
   noEcho: false,
@@ -33,6 +34,11 @@ export interface NatsOptions {
   storage?: 'file' | 'memory' | undefined
   /** Servers that have it. Default: 1. */
   replicas?: number | undefined
+  /**
+   * What of the kept events a node is sent: those of its rooms, or all of them. Before 2.10 a server may hand on what several nodes
+   * send at the same time in another order than it kept it: only who is sent all can put it right. Default: `auto`, by the version of the server.
+   */
+  follow?: 'auto' | 'rooms' | 'all' | undefined
   /** At the start: `fail` rejects (the default), `degrade` starts without the server and goes on trying. */
   onUnavailable?: 'fail' | 'degrade' | undefined
   /** What is sent while the server is away waits for it (`queue`, the default) or is refused at once. */
@@ -54,6 +60,7 @@ export interface NatsSettings {
   remember: number
   storage: 'file' | 'memory'
   replicas: number
+  follow: 'auto' | 'rooms' | 'all'
   onUnavailable: 'fail' | 'degrade'
   whileAway: 'queue' | 'refuse'
   maxPending: number
@@ -83,6 +90,7 @@ export function checkNats (given: NatsOptions): NatsSettings {
     remember: reader.milliseconds('remember', 3_600_000, 1),
     storage: reader.oneOf('storage', 'file', ['file', 'memory']),
     replicas: reader.number('replicas', 1, { min: 1 }),
+    follow: reader.oneOf('follow', 'auto', ['auto', 'rooms', 'all']),
     onUnavailable: reader.oneOf('onUnavailable', 'fail', ['fail', 'degrade']),
     whileAway: reader.oneOf('whileAway', 'queue', ['queue', 'refuse']),
     maxPending: reader.number('maxPending', 8_388_608, { min: 1, unit: 'bytes' }),

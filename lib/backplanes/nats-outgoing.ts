@@ -6,7 +6,7 @@ import { BackplaneError } from '../errors.ts'
 import { encodeParcel } from '../parcel.ts'
 import type { Link } from './nats-link.ts'
 import type { NatsSettings } from './nats-options.ts'
-import { acknowledgement } from './nats-stream.ts'
+import { acknowledgement, ID } from './nats-stream.ts'
 
 /** What what goes out needs from above. */
 export interface OutgoingHost {
@@ -17,7 +17,9 @@ export interface OutgoingHost {
   /** Nobody takes what is kept in this epoch. */
   unheard (): void
   /** Resolves when what was kept there has been delivered here. */
-  delivered (topic: string, offset: number): Promise<void>
+  delivered (token: string, offset: number): Promise<void>
+  /** Resolves when what is not kept and has come back until now has been delivered here. */
+  passed (): Promise<void>
   /** Whether a kept event is the one that was sent here with this number. */
   isOwn (offset: number, number: number): Promise<boolean>
 }
@@ -42,7 +44,6 @@ export interface Outgoing {
 
 const OVERHEAD = 256 // what one weighs beside its payload
 export const KEEP = 'Real-Keep'
-export const ID = 'Nats-Msg-Id'
 const refused: Publication = Object.freeze({ accepted: false, offset: 0, duplicate: false })
 
 /** What has been sent and is not acknowledged, bounded in bytes and in time. What is lost on the way is sent again: the server knows it by its id. */
@@ -120,7 +121,7 @@ export class Outbound {
       return one.settle(refused)
     }
     // what is not kept is never sent twice; it has come back here before the server answers the flush
-    if (!one.kept) this.#link.flush().then(() => one.settle({ accepted: true, offset: 0, duplicate: false }), () => one.settle(refused))
+    if (!one.kept) this.#link.flush().then(() => this.#host.passed()).then(() => one.settle({ accepted: true, offset: 0, duplicate: false }), () => one.settle(refused))
   }
 
   /** The connection is lost: nobody knows which of them arrived. */
@@ -154,7 +155,7 @@ export class Outbound {
       const isOwn = one.tries > 1 && await this.#host.isOwn(offset, one.number).catch(() => false)
       if (!isOwn) return one.settle({ accepted: true, offset, duplicate: true })
     }
-    await this.#host.delivered(one.topic, offset)
+    await this.#host.delivered(one.token, offset)
     one.settle({ accepted: true, offset, duplicate: false })
   }
 

@@ -1,9 +1,13 @@
 import { randomBytes } from 'node:crypto'
+import { headers } from '@nats-io/transport-node'
 import type { Msg } from '@nats-io/transport-node'
 import { BackplaneError } from '../errors.ts'
 import type { Link } from './nats-link.ts'
 import { isNobody } from './nats-link.ts'
 import type { Bounds, NatsSettings } from './nats-options.ts'
+
+/** Header by which the stream knows a publication that is sent again. */
+export const ID = 'Nats-Msg-Id'
 
 /** The sequence as the server has it. */
 export interface Sequence {
@@ -15,6 +19,9 @@ export interface Sequence {
   /** How many events of a subject the stream keeps. */
   readonly perSubject: number
 }
+
+/** What one asks the stream for. */
+export interface Found { readonly offset: number, /** Under which the stream knows it. */ readonly id: string, readonly data: Uint8Array }
 
 /** An event as the stream keeps it. */
 export interface Stored { readonly offset: number, /** Milliseconds since 1970, by the server's clock. */ readonly at: number, readonly msg: Msg }
@@ -28,11 +35,14 @@ interface Config {
 
 interface Answer { error?: { code: number, err_code: number, description: string } }
 interface Info extends Answer { config: Config, state: { first_seq: number, last_seq: number } }
+interface Got extends Answer { message: { seq: number, hdrs?: string, data?: string } }
 interface Made extends Answer { name: string, num_pending: number }
 
 const NOT_FOUND = 10059
+const NO_MESSAGE = 10037
 const OTHER_CONFIG = 10058
 const nanoseconds = 1_000_000
+const idIn = new RegExp(`^${ID}: ?(.*)\\r$`, 'm')
 const MARK = 'fastify-real'
 
 /** The stream that keeps the events of all rooms: its sequence is that of the backplane. */
@@ -84,7 +94,7 @@ export class EventStream {
       name,
       description: `${MARK} ${base}`,
       subjects: [`${name}.k.${epoch}.>`],
-      republish: { src: `${name}.k.>`, dest: `${name}.d.>` },
+      republish: { src: `${name}.k.>`, dest: this.#link.subjects.all },
       retention: 'limits',
       discard: 'old',
       storage,
@@ -149,17 +159,33 @@ export class EventStream {
   }
 
   /** The last event of a subject; null when there is none. */
-  async last (subject: string): Promise<Stored | null> { return await this.#direct({ last_by_subj: subject }) }
+  async last (subject: string): Promise<Found | null> { return await this.#get({ last_by_subj: subject }) }
 
   /** The event at an offset; null when it is gone. */
-  async at (offset: number): Promise<Stored | null> { return await this.#direct({ seq: offset }) }
+  async at (offset: number): Promise<Found | null> { return await this.#get({ seq: offset }) }
 
-  async #direct (what: object): Promise<Stored | null> {
+  // of several servers any may answer a direct request, also one that is behind
+  async #get (what: object): Promise<Found | null> {
+    if (this.#settings.replicas > 1) return await this.#getFromLeader(what)
     const msg = await this.#link.ask(`$JS.API.DIRECT.GET.${this.#settings.name}`, JSON.stringify(what))
     const offset = Number(msg.headers?.get('Nats-Sequence'))
-    if (offset > 0) return { offset, at: Date.parse(msg.headers?.get('Nats-Time-Stamp') as string), msg }
+    if (offset > 0) return { offset, id: msg.headers?.get(ID) ?? '', data: msg.data }
     if (msg.headers?.code === 404) return null
     throw new BackplaneError(`an event could not be read: ${msg.headers?.description}`)
+  }
+
+  async #getFromLeader (what: object): Promise<Found | null> {
+    const answer = await this.#call<Got>(`STREAM.MSG.GET.${this.#settings.name}`, what)
+    if (answer.error?.err_code === NO_MESSAGE) return null
+    const { seq, hdrs = '', data = '' } = check(answer).message
+    return { offset: seq, id: idIn.exec(Buffer.from(hdrs, 'base64').toString())?.[1] ?? '', data: Buffer.from(data, 'base64') }
+  }
+
+  /** Resolves when everything has come that was kept before and is sent on: the stream answers what it refuses in the order in which it sends. */
+  async fence (epoch: string): Promise<void> {
+    const refused = headers()
+    refused.set('Nats-Expected-Stream', '-')
+    await this.#link.ask(this.#link.subjects.kept(epoch, '-'), '', { headers: refused })
   }
 
   async #call<T extends Answer> (what: string, body?: object): Promise<T> {

@@ -39,12 +39,12 @@ class NatsBackplane implements Backplane {
     }
     const link = this.#link = new Link({
       log,
-      connected: () => { for (const topic of this.#intake.topics.values()) this.#intake.listen(topic) },
+      connected: () => this.#intake.attend(),
       returned: () => this.#agreement.seek(),
       lost: () => {
         this.#agreement.lost()
         this.#outbound.lost()
-        this.#intake.lost()
+        this.#intake.order.shut()
       },
       answered: (number, msg) => this.#outbound.answered(number, msg)
     }, settings)
@@ -59,7 +59,6 @@ class NatsBackplane implements Backplane {
     }, link, stream, () => this.#intake)
     this.#intake = new Intake({
       log,
-      name: settings.name,
       get epoch () { return agreement.epoch },
       own: (number) => this.#outbound.get(number)?.parcel,
       position: () => agreement.position(),
@@ -70,10 +69,11 @@ class NatsBackplane implements Backplane {
       get epoch () { return agreement.epoch },
       get away () { return !agreement.isReady },
       unheard: () => agreement.seek(),
-      delivered: (topic, offset) => {
+      delivered: (token, offset) => {
         agreement.top = Math.max(agreement.top, offset)
-        return this.#intake.delivered(topic, offset).catch((err: unknown) => log.error({ err, topic }, 'an event was kept, but did not come back'))
+        return this.#intake.delivered(token, offset)
       },
+      passed: () => this.#intake.order.passed(),
       isOwn: (offset, number) => this.#intake.isOwn(offset, number)
     }, link, settings)
   }
@@ -115,7 +115,7 @@ class NatsBackplane implements Backplane {
   #tick (now: number): void {
     this.#outbound.expire(now)
     this.#link.probe(now)
-    if (!this.#link.up || (this.#agreement.isReady && now < this.#auditAt)) return
+    if (!this.#link.up || (!this.#agreement.isDue && now < this.#auditAt)) return
     this.#auditLater(now)
     this.#agreement.seek()
   }
@@ -128,10 +128,10 @@ class NatsBackplane implements Backplane {
     return await this.#outbound.send(topic, tokenOf(topic), parcel, keep === null ? null : within(this.#stream.bounds, keep), once)
   }
 
-  async range (topic: string, after: Place, limit: number): Promise<Range> { return await this.#intake.range(topic, after, limit) }
+  async range (topic: string, after: Place, limit: number): Promise<Range> { return await this.#intake.reader.range(topic, after, limit) }
 
   async close (node: Node): Promise<void> {
-    for (const topic of this.#intake.topics.keys()) this.#intake.unsubscribe(node, topic)
+    this.#intake.unsubscribeAll(node)
     if (!this.#nodes.delete(node) || this.#nodes.size > 0) return
     this.#starting = null
     if (this.#ticking !== null) clearInterval(this.#ticking)

@@ -34,7 +34,7 @@ withNats(() => {
       const { config } = await info(name)
       t.match(config, {
         subjects: [`${name}.k.${backplane.epoch}.>`],
-        republish: { src: `${name}.k.>`, dest: `${name}.d.>` },
+        republish: { src: `${name}.k.>`, dest: `${name}.d.k.>` },
         max_msgs_per_subject: 8,
         max_age: 3_600e9,
         max_bytes: 1_000_000,
@@ -181,14 +181,14 @@ withNats(() => {
       const { backplane, one, send } = await natsNode(t, { connection: await natsConnection(t, server), name })
       await backplane.subscribe(one, 'room/x')
       const payload = encodeParcel({ event: toEvent('x', { maxBytes: Infinity }), except: null }, { from: 'nobody', count: 1 })
-      raw.publish(`${name}.d.u.room/x`, 'garbage')
-      raw.publish(`${name}.d.u.room/x`, Buffer.from([9, 0, 0, 0, 0]))
-      raw.publish(`${name}.d.${backplane.epoch}.room/x`, payload)
+      raw.publish(`${name}.d.u.u.room/x`, 'garbage')
+      raw.publish(`${name}.d.u.u.room/x`, Buffer.from([9, 0, 0, 0, 0]))
+      raw.publish(`${name}.d.k.${backplane.epoch}.room/x`, payload)
       for (const [offset, prev] of [['x', '0'], ['1', 'x'], ['1', '-1'], ['1', '1']] as const) {
         const given = headers()
         given.set('Nats-Sequence', offset)
         given.set('Nats-Last-Sequence', prev)
-        raw.publish(`${name}.d.${backplane.epoch}.room/x`, payload, { headers: given })
+        raw.publish(`${name}.d.k.${backplane.epoch}.room/x`, payload, { headers: given })
       }
       await jetstream(raw, `STREAM.INFO.${name}`)
       const bad = headers()
@@ -223,7 +223,7 @@ withNats(() => {
       const connection = lossy(await natsConnection(t, server), () => false)
       const name = app()
       const { backplane, one, send } = await natsNode(t, { connection, name })
-      const live = (): number => connection.subscribed.filter((subject) => subject === `${name}.d.*.room/x`).length
+      const live = (): number => connection.subscribed.filter((subject) => subject === `${name}.d.u.u.room/x`).length
       for (let i = 0; i < 5; i++) {
         await backplane.subscribe(one, 'room/x')
         await backplane.subscribe(one, 'room/x')

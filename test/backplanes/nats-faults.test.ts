@@ -27,7 +27,6 @@ withNats(() => {
     await a.send('room/x', '0')
     const { epoch } = a.backplane
     await server.stop()
-    await until(() => a.one.said.length > 0 || true)
     await pause(200)
     const sent = ['1', '2', '3'].map((text) => a.send('room/x', text))
     const unkept = a.send('room/x', 'not kept', { keep: null })
@@ -39,7 +38,7 @@ withNats(() => {
     t.comment(`accepted ${Math.round(performance.now() - started)} ms after the server listened`)
     t.equal((await a.send('room/x', '4')).accepted, true)
     t.strictSame(a.one.texts().filter((text) => /^\d|early/.test(text as string)), ['0', '1', '2', '3', 'early', '4'])
-    await until(async () => (await b.backplane.range('room/x', 0, 100)).deliveries.length === 5)
+    await until(async () => (await b.backplane.range('room/x', 0, 100).catch(() => null))?.deliveries.length === 5)
     t.strictSame([a.backplane.epoch, b.backplane.epoch, a.one.resets, b.one.resets], [epoch, epoch, 0, 0], 'it has a disk')
   })
 
@@ -151,10 +150,9 @@ withNats(() => {
     const { relay, connection } = await relayed(t, server)
     const { backplane, one, send } = await natsNode(t, { connection, name: NAME, probe: 300, timeout: 20_000 })
     await backplane.subscribe(one, 'room/x')
-    relay.isMute = true
+    relay.mute()
     const lost = send('room/x', 'lost reply')
     await until(() => one.said.includes('nothing comes from NATS any more, so the connection is made anew'))
-    relay.isMute = false
     t.match(await lost, { accepted: true, duplicate: false })
     t.match(await send('room/x', 'next'), { accepted: true })
     const { deliveries } = await backplane.range('room/x', 0, 100)
@@ -167,7 +165,7 @@ withNats(() => {
     const { relay, connection } = await relayed(t, server)
     const a = await natsNode(t, { connection, name: NAME, timeout: 20_000 })
     const b = await natsNode(t, { connection: raw, name: NAME })
-    relay.isMute = true
+    relay.mute()
     const own = a.send('room/x', { id: 'mine', data: 1 }, { once: true })
     const unkept = a.send('room/x', 'in doubt', { keep: null })
     await until(async () => (await b.backplane.range('room/x', 0, 10)).deliveries.length === 1)
@@ -175,7 +173,6 @@ withNats(() => {
     const theirs = a.send('room/x', { id: 'theirs', data: 2 }, { once: true })
     await pause(50)
     relay.cut()
-    relay.isMute = false
     relay.isCut = false
     t.match(await own, { accepted: true, duplicate: false, offset: 1 })
     t.match(await theirs, { accepted: true, duplicate: true, offset: 2 })
@@ -204,7 +201,7 @@ withNats(() => {
     const given = headers()
     given.set('Nats-Sequence', '9')
     given.set('Nats-Last-Sequence', '8')
-    raw.publish(`${NAME}.d.another.room/x`, 'x', { headers: given })
+    raw.publish(`${NAME}.d.k.another.room/x`, 'x', { headers: given })
     t.match(await send('room/x', 'y'), { accepted: true })
     t.strictSame(one.texts(), ['x', 'y'])
   })
@@ -227,7 +224,7 @@ withNats(() => {
     t.match(await early, { accepted: true })
     t.match(await unkept, { accepted: true })
     t.equal(one.resets, 1, 'its members were given places in a sequence that is not')
-    t.strictSame(one.texts(), ['early', 'not kept'])
+    t.strictSame(one.texts().sort(), ['early', 'not kept'])
   })
 
   t.test('a server without JetStream is no backplane', async (t) => {
