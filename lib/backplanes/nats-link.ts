@@ -20,6 +20,9 @@ export interface LinkHost {
 
 interface Asked { resolve (msg: Msg): void, reject (err: Error): void, readonly timer: NodeJS.Timeout }
 
+/** Something that comes while there is this connection, and in time, or not at all. */
+export interface Expected { readonly token: string, readonly come: Promise<Msg>, take (msg: Msg): void, drop (): void }
+
 const AGAIN = 1_000 // how long after a connection could not be made it is tried again
 const MAX_PROBE = 50_000
 
@@ -30,6 +33,8 @@ export class Link {
   up = false
   /** Another connection may still come, or this one come back. */
   closed = false
+  /** How often the connection was lost. */
+  losses = 0
   readonly #host: LinkHost
   readonly #settings: NatsSettings
   readonly #asked = new Map<string, Asked>()
@@ -38,6 +43,8 @@ export class Link {
   #asks = 0
   #flushing: Promise<void> | null = null
   #retry: NodeJS.Timeout | null = null
+  #lostAt = -Infinity
+  readonly #longing: Array<() => void> = []
   #heardAt = 0
   #probedAt = 0
   #patience: number
@@ -101,7 +108,7 @@ export class Link {
         this.up = true
         this.#heardAt = performance.now()
         this.#probedAt = 0
-        this.#host.returned()
+        this.#returned()
       }
     }
     if (this.#connection !== connection) return
@@ -113,6 +120,8 @@ export class Link {
 
   #lost (): void {
     this.up = false
+    this.losses++
+    this.#lostAt = performance.now()
     this.#rejectAll(new BackplaneError('the connection was lost'))
     this.#host.lost()
   }
@@ -127,7 +136,7 @@ export class Link {
 
   #again (): void {
     if (this.closed || typeof this.#settings.connection !== 'function') return
-    this.#retry = setTimeout(() => { if (!this.closed) this.open().then(() => { if (!this.closed) this.#host.returned() }, () => {}) }, AGAIN).unref()
+    this.#retry = setTimeout(() => { if (!this.closed) this.open().then(() => { if (!this.closed) this.#returned() }, () => {}) }, AGAIN).unref()
   }
 
   subscribe (subject: string, callback: (msg: Msg) => void): Subscription | null {
@@ -146,18 +155,70 @@ export class Link {
     this.#connection.publish(subject, payload, number === undefined ? { headers } : { headers, reply: `${this.subjects.replies}p${number}` })
   }
 
-  /** Rejects when no answer comes in time, or nobody is there to answer. */
-  ask (subject: string, payload: string, more: { headers?: MsgHdrs } = {}): Promise<Msg> {
-    return new Promise((resolve, reject) => {
-      if (!this.up || this.#connection === null) return reject(new BackplaneError('there is no connection'))
-      const token = `a${++this.#asks}`
+  /** Rejects when it does not come in time, or the connection is lost before. */
+  expect (what: string): Expected {
+    const token = `a${++this.#asks}`
+    const come = new Promise<Msg>((resolve, reject) => {
       const timer = setTimeout(() => {
-        this.#asked.delete(token)
-        reject(new BackplaneError(`the server did not answer ${subject}`))
+        this.#forget(token)
+        reject(new BackplaneError(`the server did not answer ${what}`))
       }, this.#settings.timeout).unref()
       this.#asked.set(token, { resolve, reject, timer })
-      this.#connection.publish(subject, payload, { reply: this.subjects.replies + token, ...more })
     })
+    come.catch(() => {}) // whoever gives up before it comes
+    return { token, come, take: (msg) => this.#take(token, msg), drop: () => { this.#forget(token) } }
+  }
+
+  #forget (token: string): Asked | undefined {
+    const asked = this.#asked.get(token)
+    if (asked !== undefined) clearTimeout(asked.timer)
+    this.#asked.delete(token)
+    return asked
+  }
+
+  #take (token: string, msg: Msg): void {
+    const asked = this.#forget(token)
+    if (asked === undefined) return
+    if (isNobody(msg)) asked.reject(new BackplaneError('JetStream is not there'))
+    else asked.resolve(msg)
+  }
+
+  /** Rejects when no answer comes in time, or nobody is there to answer. */
+  async ask (subject: string, payload: string, more: { headers?: MsgHdrs } = {}): Promise<Msg> {
+    if (!this.up || this.#connection === null) throw new BackplaneError('there is no connection')
+    const { token, come } = this.expect(subject)
+    this.#connection.publish(subject, payload, { reply: this.subjects.replies + token, ...more })
+    return await come
+  }
+
+  /** Tries again what a connection that was lost has undone, as soon as there is another one; not where it stays away. */
+  async insist<T> (work: () => Promise<T>): Promise<T> {
+    for (;;) {
+      const { losses } = this
+      try {
+        return await work()
+      } catch (err) {
+        if ((this.up && losses === this.losses) || !await this.#back()) throw err
+      }
+    }
+  }
+
+  // false when it has been away too long
+  #back (): Promise<boolean> {
+    const left = this.#lostAt + this.#settings.timeout - performance.now()
+    if (this.up || left <= 0) return Promise.resolve(this.up)
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => resolve(false), left).unref()
+      this.#longing.push(() => {
+        clearTimeout(timer)
+        resolve(this.up)
+      })
+    })
+  }
+
+  #returned (): void {
+    this.#host.returned()
+    for (const back of this.#longing.splice(0)) back()
   }
 
   /** The server has taken all that was sent before, and what it sent before has come. */
@@ -189,12 +250,7 @@ export class Link {
     this.heard()
     const token = msg.subject.slice(this.subjects.replies.length)
     if (token.startsWith('p')) return this.#host.answered(Number(token.slice(1)), msg)
-    const asked = this.#asked.get(token)
-    if (asked === undefined) return
-    this.#asked.delete(token)
-    clearTimeout(asked.timer)
-    if (isNobody(msg)) asked.reject(new BackplaneError('JetStream is not there'))
-    else asked.resolve(msg)
+    this.#take(token, msg)
   }
 
   /** A connection on which nothing comes any more is made anew, though it answers pings. */
@@ -220,6 +276,7 @@ export class Link {
     const connection = this.#connection
     this.#connection = null
     this.up = false
+    for (const back of this.#longing.splice(0)) back()
     if (connection === null || connection.isClosed()) return
     for (const subscription of this.#subscriptions) subscription.unsubscribe()
     if (typeof this.#settings.connection === 'function') await connection.close()

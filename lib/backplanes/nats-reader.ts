@@ -91,7 +91,7 @@ export class StreamReader {
   }
 
   #read (name: string, token: string): ReturnType<typeof readLog> {
-    return readLog(this.#stream, (epoch) => this.#link.subjects.kept(epoch, token), (stored) => this.#entryOf(name, stored), ({ msg }) => this.#keepOf(msg))
+    return this.#link.insist(() => readLog(this.#stream, (epoch) => this.#link.subjects.kept(epoch, token), (stored) => this.#entryOf(name, stored), ({ msg }) => this.#keepOf(msg)))
   }
 
   #entryOf (name: string, { msg, offset }: Stored): Entry | null {

@@ -121,18 +121,14 @@ export class EventStream {
     const { name } = this.#settings
     const inbox = `${this.#link.subjects.probe}.${++this.#reads}`
     const stored: Stored[] = []
-    let done = (): void => {}
-    let failed = (_err: Error): void => {}
-    const whole = new Promise<void>((resolve, reject) => { done = resolve; failed = reject })
-    whole.catch(() => {})
+    const { come, take, drop } = this.#link.expect('a reading of the log')
     const subscription = this.#link.subscribe(inbox, (msg) => {
       const one = storedOf(msg)
       if (one === null) return
       stored.push(one.stored)
-      if (one.isLast) done()
+      if (one.isLast) take(msg)
     })
     let consumer: string | null = null
-    const timer = setTimeout(() => failed(new BackplaneError('the log was not read in time')), this.#settings.timeout).unref()
     try {
       const made = check(await this.#call<Made>(`CONSUMER.CREATE.${name}`, {
         stream_name: name,
@@ -149,9 +145,9 @@ export class EventStream {
         }
       }))
       consumer = made.name
-      if (made.num_pending > 0) await whole
+      if (made.num_pending > 0) await come
     } finally {
-      clearTimeout(timer)
+      drop()
       subscription?.unsubscribe()
       if (consumer !== null) this.#link.ask(`$JS.API.CONSUMER.DELETE.${name}.${consumer}`, '').catch(() => {})
     }
