@@ -13,7 +13,7 @@ const pause = (milliseconds: number): Promise<void> => new Promise((resolve) => 
 
 async function relayed (t: Test, server: NatsServer): Promise<{ relay: Relay, connection: NatsConnection }> {
   const relay = await new Relay(server.port).start(t)
-  const connection = await connect({ servers: relay.url, maxReconnectAttempts: -1, ...fast })
+  const connection = await connect({ servers: relay.url, timeout: 500, maxReconnectAttempts: -1, ...fast })
   t.after(() => connection.close())
   return { relay, connection }
 }
