@@ -184,7 +184,8 @@ export async function natsNode (t: Test, options: NatsOptions): Promise<{ backpl
   const one = ear()
   t.after(() => backplane.close(one))
   await backplane.start(one)
-  return { backplane, one, send: (topic, data, { keep = kept, once = false } = {}) => backplane.publish(topic, { event: toEvent(data, { maxBytes: Infinity }), except: null }, { keep, once }) }
+  const usual = { ...kept, events: Math.min(kept.events, options.history?.events ?? Infinity) }
+  return { backplane, one, send: (topic, data, { keep = usual, once = false } = {}) => backplane.publish(topic, { event: toEvent(data, { maxBytes: Infinity }), except: null }, { keep, once }) }
 }
 
 /** A connection whose subscriptions lose what `loses` says, and that counts them. */

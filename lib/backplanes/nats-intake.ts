@@ -1,4 +1,4 @@
-import type { Msg, Subscription } from '@nats-io/transport-node'
+import type { Msg, MsgHdrs, Subscription } from '@nats-io/transport-node'
 import type { Node, Parcel } from '../../types/backplane.ts'
 import type { CheckedEvent } from '../event.ts'
 import type { Received } from '../parcel.ts'
@@ -150,7 +150,7 @@ export class Intake {
   #misunderstood (err: unknown, { subject }: Msg): void { this.#host.log.warn({ err, subject: subject.slice(0, 200) }, 'what came from NATS was not understood') }
 
   #pass ({ token, msg, offset, prev }: Heard): void {
-    if (offset > this.order.mark.offset) this.order.mark = { offset, id: msg.headers?.get(ID) ?? '' }
+    this.order.mark = { offset, id: (msg.headers as MsgHdrs).get(ID) }
     const topic = this.topics.get(token)
     if (topic?.isLive !== true || offset <= topic.last) return
     topic.last = offset
@@ -185,7 +185,7 @@ export class Intake {
   async delivered (token: string, offset: number): Promise<void> {
     const topic = this.topics.get(token)
     if (topic === undefined || topic.nodes.length === 0) return
-    if (topic.opening !== null) await topic.opening
+    await topic.opening
     await this.order.when(() => topic.last >= offset || topic.nodes.length === 0)
   }
 
@@ -217,7 +217,6 @@ export class Intake {
     const topics = isBehind ? [...this.topics.values()].filter((topic) => topic.isLive && topic.isKept && topic.verified < last) : []
     const kept = await this.#lastOf(topics, epoch)
     await this.#stream.fence(epoch) // what is on its way has come
-    if (epoch !== this.#host.epoch || !this.#link.up) return
     const missed: Array<[NatsTopic, number]> = []
     for (const [topic, offset] of kept) {
       const until = this.#missedUntil(topic, offset)

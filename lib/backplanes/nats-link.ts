@@ -83,8 +83,8 @@ export class Link {
   }
 
   #use (connection: NatsConnection): void {
-    if (this.closed) {
-      if (typeof this.#settings.connection === 'function') void connection.close()
+    if (this.closed) { // it was made too late
+      void connection.close()
       return
     }
     if (connection.isClosed()) throw new BackplaneError('the connection is closed')
@@ -151,8 +151,7 @@ export class Link {
 
   /** The answer goes to `answered`. Throws what the client throws: an event that is too large, a connection that has closed. */
   send (subject: string, payload: Uint8Array, headers: MsgHdrs, number?: number): void {
-    if (this.#connection === null) throw new BackplaneError('there is no connection')
-    this.#connection.publish(subject, payload, number === undefined ? { headers } : { headers, reply: `${this.subjects.replies}p${number}` })
+    this.#there.publish(subject, payload, number === undefined ? { headers } : { headers, reply: `${this.subjects.replies}p${number}` })
   }
 
   /** Rejects when it does not come in time, or the connection is lost before. */
@@ -185,9 +184,9 @@ export class Link {
 
   /** Rejects when no answer comes in time, or nobody is there to answer. */
   async ask (subject: string, payload: string, more: { headers?: MsgHdrs } = {}): Promise<Msg> {
-    if (!this.up || this.#connection === null) throw new BackplaneError('there is no connection')
+    const connection = this.#there
     const { token, come } = this.expect(subject)
-    this.#connection.publish(subject, payload, { reply: this.subjects.replies + token, ...more })
+    connection.publish(subject, payload, { reply: this.subjects.replies + token, ...more })
     return await come
   }
 
@@ -225,18 +224,19 @@ export class Link {
   flush (): Promise<void> {
     this.#flushing ??= Promise.resolve().then(() => {
       this.#flushing = null
-      if (this.#connection === null) throw new BackplaneError('there is no connection')
-      return this.#connection.flush()
+      return this.#there.flush()
     })
     return this.#flushing
   }
 
+  get #there (): NatsConnection {
+    if (!this.up) throw new BackplaneError('there is no connection')
+    return this.#connection as NatsConnection
+  }
+
   get maxPayload (): number { return this.#connection?.info?.max_payload ?? Infinity }
   /** What of the kept events this node is sent. */
-  get follows (): 'rooms' | 'all' {
-    const { follow } = this.#settings
-    return follow === 'auto' ? keepsOrder(this.#connection?.info?.version ?? '') ? 'rooms' : 'all' : follow
-  }
+  get follows (): 'rooms' | 'all' { return followOf(this.#settings.follow, this.#there.info?.version) }
 
   get server (): string | undefined { return this.#connection?.info?.server_id }
 
@@ -286,8 +286,9 @@ export class Link {
 /** Nobody is subscribed to what was asked: no stream has the subject, or JetStream is not there. */
 export function isNobody (msg: Msg): boolean { return msg.data.length === 0 && msg.headers?.code === 503 }
 
-/** Whether a server of this version hands on what a stream keeps in the order of the stream, whoever sends: those before 2.10 do not. */
-export function keepsOrder (version: string): boolean {
+/** A server before 2.10 hands on what several clients send at the same time in another order than that of the stream. */
+export function followOf (follow: NatsSettings['follow'], version: string = ''): 'rooms' | 'all' {
+  if (follow !== 'auto') return follow
   const [major = 0, minor = 0] = version.split('.').map(Number)
-  return major > 2 || (major === 2 && minor >= 10)
+  return major * 1_000 + minor >= 2_010 ? 'rooms' : 'all'
 }

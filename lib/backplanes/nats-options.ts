@@ -89,7 +89,7 @@ export function checkNats (given: NatsOptions): NatsSettings {
     history: { events: bound('events'), age: bound('age'), totalBytes: group.number('totalBytes', 268_435_456, { min: 1, unit: 'bytes' }) },
     remember: reader.milliseconds('remember', 3_600_000, 1),
     storage: reader.oneOf('storage', 'file', ['file', 'memory']),
-    replicas: reader.number('replicas', 1, { min: 1 }),
+    replicas: replicas(reader),
     follow: reader.oneOf('follow', 'auto', ['auto', 'rooms', 'all']),
     onUnavailable: reader.oneOf('onUnavailable', 'fail', ['fail', 'degrade']),
     whileAway: reader.oneOf('whileAway', 'queue', ['queue', 'refuse']),
@@ -103,6 +103,18 @@ export function checkNats (given: NatsOptions): NatsSettings {
   return Object.freeze(settings)
 }
 
+function replicas (reader: Reader): number {
+  const count = reader.number('replicas', 1, { min: 1 })
+  if (count > 5) reader.fail('replicas', `must be at most 5, as JetStream says, got ${count}`)
+  return count
+}
+
+/** A connection that was passed in comes back however long the server is away; where that cannot be told it is believed. */
+export function isPersistent (connection: NatsOptions['connection']): boolean {
+  const { options } = connection as { options?: ConnectionOptions }
+  return options === undefined || (options.reconnect !== false && options.maxReconnectAttempts === -1)
+}
+
 /** JetStream's bounds are those of the stream: what a node wants to keep beyond them is refused. */
 export function boundsOf ({ history }: NatsSettings, keeps: Node['keeps']): Bounds {
   if (keeps === 'varies' && (history.events === undefined || history.age === undefined)) throw new OptionError('nats.history', 'must say events and age where the history of connections is a function: a stream keeps the same of every room')
@@ -114,6 +126,10 @@ export function boundsOf ({ history }: NatsSettings, keeps: Node['keeps']): Boun
 
 export function checkWithin (bounds: Bounds, wanted: Node['keeps']): void {
   if (wanted === undefined || wanted === null || wanted === 'varies') return
+  checkKept(bounds, wanted)
+}
+
+export function checkKept (bounds: Bounds, wanted: Kept): void {
   for (const key of ['events', 'age'] as const) {
     if (wanted[key] > bounds[key]) throw new OptionError(`history.${key}`, `(${wanted[key]}) is more than the stream keeps of a room: raise nats.history.${key} (${bounds[key]})`)
   }

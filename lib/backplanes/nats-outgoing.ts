@@ -165,7 +165,7 @@ export class Outbound {
     for (const one of this.#waiting.values()) {
       if (one.deadline > now) break
       if (one.taken === 0) late++
-      one.settle(one.taken === 0 ? refused : { accepted: true, offset: one.taken, duplicate: false })
+      one.settle({ accepted: one.taken > 0, offset: one.taken, duplicate: false })
     }
     if (late > 0) this.#host.log.warn({ events: late }, 'NATS did not acknowledge events in time')
   }

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { headers } from '@nats-io/transport-node'
-import type { Msg } from '@nats-io/transport-node'
+import type { Msg, MsgHdrs } from '@nats-io/transport-node'
 import { BackplaneError } from '../errors.ts'
 import type { Link } from './nats-link.ts'
 import { isNobody } from './nats-link.ts'
@@ -165,9 +165,9 @@ export class EventStream {
     if (this.#settings.replicas > 1) return await this.#getFromLeader(what)
     const msg = await this.#link.ask(`$JS.API.DIRECT.GET.${this.#settings.name}`, JSON.stringify(what))
     const offset = Number(msg.headers?.get('Nats-Sequence'))
-    if (offset > 0) return { offset, id: msg.headers?.get(ID) ?? '', data: msg.data }
+    if (offset > 0) return { offset, id: (msg.headers as MsgHdrs).get(ID), data: msg.data }
     if (msg.headers?.code === 404) return null
-    throw new BackplaneError(`an event could not be read: ${msg.headers?.description}`)
+    throw new BackplaneError('an event could not be read from the stream')
   }
 
   async #getFromLeader (what: object): Promise<Found | null> {
@@ -198,8 +198,8 @@ function check<T extends Answer> (answer: T): T {
 }
 
 // $JS.ACK.<stream>.<consumer>.<delivered>.<offset>.<count>.<nanoseconds>.<pending>, with two more tokens before the stream on some servers
-function storedOf (msg: Msg): { stored: Stored, isLast: boolean } | null {
-  const tokens = (msg.reply ?? '').split('.')
+export function storedOf (msg: Msg): { stored: Stored, isLast: boolean } | null {
+  const tokens = msg.reply?.split('.') ?? []
   const start = tokens.length >= 11 ? 4 : 2
   const [offset, , at, pending] = tokens.slice(start + 3)
   if (pending === undefined) return null

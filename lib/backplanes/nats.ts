@@ -2,7 +2,7 @@ import type { Backplane, Kept, Node, Parcel, Place, Publication, Range } from '.
 import { Agreement } from './nats-agreement.ts'
 import { Intake } from './nats-intake.ts'
 import { Link } from './nats-link.ts'
-import { boundsOf, checkNats, checkWithin, within } from './nats-options.ts'
+import { boundsOf, checkKept, checkNats, checkWithin, isPersistent } from './nats-options.ts'
 import type { NatsOptions, NatsSettings } from './nats-options.ts'
 import { Outbound } from './nats-outgoing.ts'
 import { EventStream } from './nats-stream.ts'
@@ -99,6 +99,7 @@ class NatsBackplane implements Backplane {
   }
 
   async #begin (): Promise<void> {
+    if (!isPersistent(this.#settings.connection)) this.#anyLog?.warn({ stream: this.#settings.name }, 'the connection to NATS gives up when the server is away: make it with maxReconnectAttempts -1, or give a function that makes it')
     this.#auditLater(performance.now())
     this.#ticking = setInterval(() => this.#tick(performance.now()), TICK).unref()
     try {
@@ -125,7 +126,8 @@ class NatsBackplane implements Backplane {
   async unsubscribe (node: Node, topic: string): Promise<void> { this.#intake.unsubscribe(node, topic) }
 
   async publish (topic: string, parcel: Parcel, { keep, once }: { keep: Kept | null, once: boolean }): Promise<Publication> {
-    return await this.#outbound.send(topic, tokenOf(topic), parcel, keep === null ? null : within(this.#stream.bounds, keep), once)
+    if (keep !== null) checkKept(this.#stream.bounds, keep)
+    return await this.#outbound.send(topic, tokenOf(topic), parcel, keep, once)
   }
 
   async range (topic: string, after: Place, limit: number): Promise<Range> { return await this.#intake.reader.range(topic, after, limit) }

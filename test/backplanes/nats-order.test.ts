@@ -26,9 +26,9 @@ withNats(() => {
       t.equal(await one.connection.join('b'), true)
 
       const accepted: Array<{ room: string, id: string }> = [] // what the stream has, as the sender was told
-      let sending = true
+      const traffic = { on: true }
       const flood = (async () => {
-        while (sending) {
+        while (traffic.on) {
           const batch = Array.from({ length: 1 + random(4) }, () => 'ab'[random(2)] as string)
           for (const [index, receipt] of (await Promise.all(batch.map((room) => there.registry.room(room).send({ event: 'n', data: room })))).entries()) {
             t.equal(receipt.accepted, true)
@@ -44,7 +44,7 @@ withNats(() => {
         relay.isCut = false
       }
       await until(() => !cut.isClosed() && here.registry.room('a').size === 1)
-      sending = false
+      traffic.on = false
       await flood
       const offset = (id: string | undefined): number => parseCursor(id as string)?.offset as number
       accepted.sort((x, y) => offset(x.id) - offset(y.id))

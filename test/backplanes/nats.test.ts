@@ -1,10 +1,12 @@
 import { headers } from '@nats-io/transport-node'
+import type { Msg, NatsConnection } from '@nats-io/transport-node'
 import t from 'tap'
 import { encodeParcel } from '../../lib/parcel.ts'
 import { toEvent } from '../../lib/event.ts'
 import { connections } from '../../lib/index.ts'
 import { nats } from '../../lib/backplanes/nats.ts'
 import Fastify from 'fastify'
+import { node } from '../fake.ts'
 import { until } from '../helper.ts'
 import { ear, jetstream, kept, lossy, natsConnection, natsNode, natsServer, withNats } from '../nats.ts'
 import type { Delivery, Place, Range } from '../../types/index.ts'
@@ -120,14 +122,13 @@ withNats(() => {
       t.strictSame(await texts(late.backplane, 'room/never', 0), [[], false])
     })
 
-    t.test('what a room keeps within the bounds of the stream travels with its events; more is cut to them', async (t) => {
+    t.test('what a room keeps within the bounds of the stream travels with its events; more is refused', async (t) => {
       const name = app()
       const { send } = await natsNode(t, { connection: raw, name, history: { events: 5 } })
       for (let i = 0; i < 9; i++) await send('room/few', String(i), { keep: { ...kept, events: 2 } })
-      for (let i = 0; i < 9; i++) await send('room/many', String(i), { keep: { ...kept, events: 1_000, age: 1_000_000 } })
+      for (const keep of [{ ...kept, events: 6 }, { ...kept, events: 5, age: 120_001 }]) await t.rejects(send('room/many', 'x', { keep }), { code: 'FST_ERR_REAL_OPTION', message: /is more than the stream keeps of a room: raise nats\.history/ })
       const late = await natsNode(t, { connection: await natsConnection(t, server), name, history: { events: 5 } })
       t.strictSame((await texts(late.backplane, 'room/few', null))[0], ['7', '8'])
-      t.strictSame((await texts(late.backplane, 'room/many', null))[0], ['4', '5', '6', '7', '8'])
     })
 
     t.test('a log is read once, and what comes is added; whoever has seen more than has come here is read for', async (t) => {
@@ -305,6 +306,147 @@ withNats(() => {
       t.not(backplane.epoch, before)
       await send('room/x', 'three')
       t.strictSame(await texts(backplane, 'room/x'), [['three'], true])
+    })
+
+    t.test('a history function that says more than the stream keeps is refused where it says so', async (t) => {
+      const { registry, lines } = await node(t, { history: ({ name }) => ({ events: name === 'much' ? 6 : 5 }) }, nats({ connection: raw, name: app(), history: { events: 5, age: 120_000 } }))
+      t.match(await registry.room('much').send('x'), { accepted: false, members: 0 })
+      t.match(await registry.room('few').send('x'), { accepted: true })
+      t.match(lines.map(({ fields }) => fields.err?.code), ['FST_ERR_REAL_OPTION'])
+    })
+
+    t.test('what does not come is found by looking, where only rooms are followed too', async (t) => {
+      const name = app()
+      const a = await natsNode(t, { connection: raw, name, follow: 'rooms' })
+      const eaten = { on: false, count: 0 }
+      const b = await natsNode(t, { connection: lossy(await natsConnection(t, server), (subject) => eaten.on && subject.includes('.d.k.') && ++eaten.count > 0), name, follow: 'rooms', audit: 50 })
+      for (const room of ['room/x', 'room/y', 'room/silent']) await b.backplane.subscribe(b.one, room)
+      await a.send('room/x', 'one')
+      await until(() => b.one.got.length === 1)
+      eaten.on = true
+      const last = await a.send('room/x', 'last')
+      await until(() => b.one.gaps.length > 0)
+      t.strictSame(b.one.gaps, [['room/x', last.offset]])
+      const hole = await a.send('room/y', 'in a hole')
+      await until(() => eaten.count === 2)
+      eaten.on = false
+      await a.send('room/y', 'after it')
+      await until(() => b.one.got.length === 2)
+      t.strictSame(b.one.gaps, [['room/x', last.offset], ['room/y', hole.offset]], 'the hole is told before what follows it')
+      t.strictSame([b.one.texts(), b.one.got[1]?.prev], [['one', 'after it'], hole.offset])
+    })
+
+    t.test('who joins is told when everything before has come, or was found missing', async (t) => {
+      const name = app()
+      const a = await natsNode(t, { connection: raw, name })
+      const eaten = { on: true }
+      const b = await natsNode(t, { connection: lossy(await natsConnection(t, server), (subject) => eaten.on && subject.includes('.d.k.')), name })
+      await b.backplane.subscribe(b.one, 'room/x')
+      const { offset } = await a.send('room/x', 'lost')
+      t.equal(await b.backplane.subscribe(b.one, 'room/y'), offset)
+      t.strictSame(b.one.gaps, [['room/x', offset]])
+      eaten.on = false
+      await a.send('room/y', 'comes')
+      await until(() => b.one.got.length === 1)
+    })
+
+    t.test('who joins when the sequence was begun anew is in the new one', async (t) => {
+      const name = app()
+      const a = await natsNode(t, { connection: raw, name })
+      const b = await natsNode(t, { connection: await natsConnection(t, server), name })
+      await jetstream(raw, `STREAM.DELETE.${name}`)
+      t.match(await b.send('room/x', 'one'), { accepted: true })
+      await a.backplane.subscribe(a.one, 'room/y')
+      await until(() => a.one.resets === 1)
+      t.match(await b.send('room/y', 'two'), { accepted: true })
+      await until(() => a.one.got.length === 1)
+      t.equal(a.backplane.epoch, b.backplane.epoch)
+    })
+
+    t.test('who starts without the server joins the sequence where it is', async (t) => {
+      const name = app()
+      const a = await natsNode(t, { connection: raw, name })
+      await a.send('room/x', 'before')
+      const late = { on: false }
+      const b = await natsNode(t, { connection: async () => { if (!late.on) throw new Error('not yet'); return await natsConnection(t, server) }, name, onUnavailable: 'degrade' })
+      await b.backplane.subscribe(b.one, 'room/x')
+      late.on = true
+      await until(() => b.one.resets === 1)
+      await a.send('room/x', 'after')
+      await until(() => b.one.got.length > 0)
+      t.strictSame([b.one.texts(), b.one.gaps], [['after'], []], 'what was before its start is not missed')
+    })
+
+    t.test('what an admin purges is a gap for whoever had not read it', async (t) => {
+      const name = app()
+      const a = await natsNode(t, { connection: raw, name })
+      const { offset } = await a.send('room/x', 'one')
+      await a.send('room/x', 'two')
+      const { epoch } = a.backplane
+      await jetstream(raw, `STREAM.PURGE.${name}`)
+      t.match(await a.send('room/x', 'three'), { accepted: true, duplicate: false })
+      const b = await natsNode(t, { connection: await natsConnection(t, server), name })
+      t.strictSame(await texts(b.backplane, 'room/x', offset), [['three'], false])
+      t.equal(b.backplane.epoch, epoch)
+    })
+
+    t.test('an answer that comes again, or too late, is no second one', async (t) => {
+      const name = app()
+      const spy = await natsConnection(t, server)
+      const answers: Msg[] = []
+      spy.subscribe(`${name}.r.*.*`, { callback: (_err, msg) => { if (msg.subject.includes('.p') && answers.length === 0) { answers.push(msg); spy.publish(msg.subject, msg.data) } } })
+      await spy.flush()
+      const { one, backplane, send } = await natsNode(t, { connection: lossy(await natsConnection(t, server), (subject) => subject.includes('.d.k.')), name })
+      await backplane.subscribe(one, 'room/x')
+      t.match(await send('room/x', 'x'), { accepted: true, duplicate: false, offset: 1 })
+      const { subject, data } = answers[0] as Msg
+      spy.publish(subject, data)
+      spy.publish(subject.replace('.p1', '.a9999'), data)
+      await spy.flush()
+      t.match(await send('room/x', 'y'), { accepted: true, offset: 2 })
+    })
+
+    t.test('a connection that is made after the end is closed', async (t) => {
+      const late: { connection?: NatsConnection, give (connection: NatsConnection): void } = { give () {} }
+      const backplane = nats({ connection: () => new Promise((resolve) => { late.give = resolve }), name: app() })
+      const node = ear()
+      const starting = backplane.start(node)
+      await backplane.close(node)
+      const connection = await natsConnection(t, server)
+      late.give(connection)
+      await t.rejects(starting, /no connection/)
+      await until(() => connection.isClosed())
+    })
+
+    t.test('a stream that cannot be made is told', async (t) => {
+      await t.rejects(nats({ connection: raw, name: app(), replicas: 3 }).start(ear()), { code: 'FST_ERR_REAL_BACKPLANE', message: /JetStream: replicas/ })
+    })
+
+    t.test('a direct answer that is none is not believed', async (t) => {
+      const name = app()
+      const eaten = { on: true }
+      const { backplane, one, send } = await natsNode(t, { connection: lossy(await natsConnection(t, server), (subject) => eaten.on && subject.includes('.d.k.')), name, audit: 50 })
+      await backplane.subscribe(one, 'room/x')
+      const { config } = await info(name)
+      await jetstream(raw, `STREAM.UPDATE.${name}`, { ...config, allow_direct: false })
+      const liar = raw.subscribe(`$JS.API.DIRECT.GET.${name}`, { callback: (_err, msg) => { msg.respond('', { headers: headers(500, 'no') }) } })
+      const sent = send('room/x', 'x')
+      await until(() => one.said.includes('the stream of NATS cannot be reached'))
+      liar.unsubscribe()
+      await jetstream(raw, `STREAM.UPDATE.${name}`, config)
+      t.match(await sent, { accepted: true })
+      t.strictSame(one.gaps, [['room/x', 1]])
+      eaten.on = false
+    })
+
+    t.test('a connection with unsafe options is told of once', async (t) => {
+      const advised = 'the connection to NATS gives up when the server is away: make it with maxReconnectAttempts -1, or give a function that makes it'
+      const name = app()
+      const { one, backplane } = await natsNode(t, { connection: await natsConnection(t, server, { maxReconnectAttempts: 10 }), name })
+      await backplane.start(ear())
+      t.equal(one.said.filter((said) => said === advised).length, 1)
+      const { one: other } = await natsNode(t, { connection: (safe) => natsConnection(t, server, safe), name })
+      t.strictSame(other.said, [])
     })
 
     t.test('it can be started again after its end', async (t) => {
