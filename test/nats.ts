@@ -7,7 +7,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { connect } from '@nats-io/transport-node'
-import type { ConnectionOptions, NatsConnection } from '@nats-io/transport-node'
+import type { ConnectionOptions, Msg, NatsConnection } from '@nats-io/transport-node'
 import t from 'tap'
 import type { Test } from 'tap'
 import { toEvent } from '../lib/event.ts'
@@ -188,18 +188,25 @@ export async function natsNode (t: Test, options: NatsOptions): Promise<{ backpl
   return { backplane, one, send: (topic, data, { keep = usual, once = false } = {}) => backplane.publish(topic, { event: toEvent(data, { maxBytes: Infinity }), except: null }, { keep, once }) }
 }
 
-/** A connection whose subscriptions lose what `loses` says, and that counts them. */
-export function lossy (connection: NatsConnection, loses: (subject: string) => boolean): NatsConnection & { readonly subscribed: string[] } {
+/** A connection whose subscriptions lose what `loses` says, and that counts them; with what else goes wrong on the way. */
+export function lossy (connection: NatsConnection, loses: (subject: string) => boolean, { swallows = () => false, garbles = () => false }: { swallows? (subject: string): boolean, garbles? (subject: string): boolean } = {}): NatsConnection & { readonly subscribed: string[] } {
   const subscribed: string[] = []
   return new Proxy(connection, {
     get (target, name) {
       if (name === 'subscribed') return subscribed
+      if (name === 'publish') return (...args: Parameters<NatsConnection['publish']>) => { if (!swallows(args[0])) target.publish(...args) }
       const value = Reflect.get(target, name) as unknown
       if (name !== 'subscribe') return typeof value === 'function' ? value.bind(target) as unknown : value
       return (...[subject, options = {}]: Parameters<NatsConnection['subscribe']>) => {
         subscribed.push(subject)
         const { callback } = options
-        return target.subscribe(subject, { ...options, callback: (err, msg) => { if (!loses(msg.subject)) callback?.(err, msg) } })
+        return target.subscribe(subject, {
+          ...options,
+          callback: (err, msg) => {
+            if (garbles(subject)) callback?.(err, { subject: msg.subject, data: new Uint8Array(3), reply: 'garbage' } as Msg)
+            if (!loses(msg.subject)) callback?.(err, msg)
+          }
+        })
       }
     }
   }) as never

@@ -24,6 +24,7 @@ interface Asked { resolve (msg: Msg): void, reject (err: Error): void, readonly 
 export interface Expected { readonly token: string, readonly come: Promise<Msg>, take (msg: Msg): void, drop (): void }
 
 const AGAIN = 1_000 // how long after a connection could not be made it is tried again
+const MAX_ASK = 2_000 // a cluster that has lost its leader answers nothing
 const MAX_PROBE = 50_000
 
 /** The connection to the server: whether it is there, what is asked of it, and that it is not deaf. */
@@ -70,16 +71,13 @@ export class Link {
 
   async #make (make: (options: ConnectionOptions) => NatsConnection | Promise<NatsConnection>): Promise<NatsConnection> {
     const made = Promise.resolve(make({ ...safe }))
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise<never>((_resolve, reject) => { timer = setTimeout(() => reject(new BackplaneError('no connection was made in time')), this.#settings.timeout) })
-    try {
-      return await Promise.race([made, late])
-    } catch (err) {
-      made.then((connection) => connection.close(), () => {}) // it comes too late
-      throw err
-    } finally {
-      clearTimeout(timer)
-    }
+    return await new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        made.then((connection) => connection.close(), () => {}) // it comes too late
+        reject(new BackplaneError('no connection was made in time'))
+      }, this.#settings.timeout)
+      made.then(resolve, reject).finally(() => clearTimeout(timer))
+    })
   }
 
   #use (connection: NatsConnection): void {
@@ -111,7 +109,6 @@ export class Link {
         this.#returned()
       }
     }
-    if (this.#connection !== connection) return
     this.#lost()
     this.#connection = null
     if (typeof this.#settings.connection === 'function') this.#again()
@@ -155,13 +152,13 @@ export class Link {
   }
 
   /** Rejects when it does not come in time, or the connection is lost before. */
-  expect (what: string): Expected {
+  expect (what: string, timeout: number = this.#settings.timeout): Expected {
     const token = `a${++this.#asks}`
     const come = new Promise<Msg>((resolve, reject) => {
       const timer = setTimeout(() => {
         this.#forget(token)
         reject(new BackplaneError(`the server did not answer ${what}`))
-      }, this.#settings.timeout).unref()
+      }, timeout).unref()
       this.#asked.set(token, { resolve, reject, timer })
     })
     come.catch(() => {}) // whoever gives up before it comes
@@ -185,7 +182,7 @@ export class Link {
   /** Rejects when no answer comes in time, or nobody is there to answer. */
   async ask (subject: string, payload: string, more: { headers?: MsgHdrs } = {}): Promise<Msg> {
     const connection = this.#there
-    const { token, come } = this.expect(subject)
+    const { token, come } = this.expect(subject, Math.min(MAX_ASK, this.#settings.timeout))
     connection.publish(subject, payload, { reply: this.subjects.replies + token, ...more })
     return await come
   }

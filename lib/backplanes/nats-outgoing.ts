@@ -36,12 +36,14 @@ export interface Outgoing {
   readonly once: boolean
   readonly deadline: number
   tries: number
+  sentAt: number
   /** It has to be sent, or sent again. */
   due: boolean
   taken: number
   settle (publication: Publication): void
 }
 
+const PATIENCE = 750 // with an acknowledgement
 const OVERHEAD = 256 // what one weighs beside its payload
 export const KEEP = 'Real-Keep'
 const refused: Publication = Object.freeze({ accepted: false, offset: 0, duplicate: false })
@@ -55,6 +57,7 @@ export class Outbound {
   #count = 0
   #bytes = 0
   #isFull = false
+  #isRetrying = false
 
   constructor (host: OutgoingHost, link: Link, settings: NatsSettings) {
     this.#host = host
@@ -88,6 +91,7 @@ export class Outbound {
         once,
         deadline,
         tries: 0,
+        sentAt: 0,
         due: true,
         taken: 0,
         settle: (publication) => { if (this.#forget(one)) resolve(publication) }
@@ -113,6 +117,7 @@ export class Outbound {
     const { subjects } = this.#link
     one.due = false
     one.tries++
+    one.sentAt = performance.now()
     try {
       if (one.kept) this.#link.send(subjects.kept(this.#host.epoch, one.token), one.payload, one.headers, one.number)
       else this.#link.send(subjects.unkept(one.token), one.payload, one.headers)
@@ -136,6 +141,7 @@ export class Outbound {
     try {
       const taken = acknowledgement(msg)
       if (taken !== null) {
+        if (taken.offset === 0) return // it was sent twice and is being kept
         one.taken = taken.offset
         one.due = false
         void this.#taken(one, taken.duplicate)
@@ -168,6 +174,15 @@ export class Outbound {
       one.settle({ accepted: one.taken > 0, offset: one.taken, duplicate: false })
     }
     if (late > 0) this.#host.log.warn({ events: late }, 'NATS did not acknowledge events in time')
+  }
+
+  /** What a server that is there has not acknowledged may have come to nobody, as when a cluster has lost its leader: it is sent again. */
+  retry (now: number): void {
+    const isStalled = ({ kept, taken, due, sentAt }: Outgoing): boolean => kept && taken === 0 && !due && now - sentAt >= PATIENCE
+    if (this.#isRetrying || ![...this.#waiting.values()].some(isStalled)) return
+    this.#isRetrying = true
+    const done = (): void => { this.#isRetrying = false }
+    this.#link.flush().then(() => { for (const one of [...this.#waiting.values()]) if (isStalled(one)) this.#go(one) }).then(done, done)
   }
 
   close (): void { for (const one of this.#waiting.values()) one.settle(refused) }

@@ -116,6 +116,7 @@ class NatsBackplane implements Backplane {
   #tick (now: number): void {
     this.#outbound.expire(now)
     this.#link.probe(now)
+    if (this.#agreement.isReady) this.#outbound.retry(now)
     if (!this.#link.up || (!this.#agreement.isDue && now < this.#auditAt)) return
     this.#auditLater(now)
     this.#agreement.seek()

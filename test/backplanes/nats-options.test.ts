@@ -1,5 +1,5 @@
 import t from 'tap'
-import { boundsOf, checkNats, safe } from '../../lib/backplanes/nats-options.ts'
+import { boundsOf, checkNats, safe, within } from '../../lib/backplanes/nats-options.ts'
 import type { NatsOptions } from '../../lib/backplanes/nats-options.ts'
 import { keepOf } from '../../lib/backplanes/nats-outgoing.ts'
 import { Subjects, tokenOf } from '../../lib/backplanes/nats-subject.ts'
@@ -44,6 +44,7 @@ t.test('a wrong option is refused with its name', async (t) => {
   refused({ history: { bytes: 5 } }, /nats\.history\.bytes is not known/)
   for (const key of ['remember', 'replicas', 'maxPending', 'timeout', 'audit', 'probe']) refused({ [key]: '5' }, new RegExp(`nats.${key} must be a positive integer`))
   refused({ storage: 'disk' }, /nats\.storage must be one of file, memory/)
+  refused({ replicas: 6 }, /nats\.replicas must be at most 5/)
   refused({ follow: 'some' }, /nats\.follow must be one of auto, rooms, all/)
   refused({ onUnavailable: 'wait' }, /nats\.onUnavailable must be one of fail, degrade/)
   refused({ whileAway: 'wait' }, /nats\.whileAway must be one of queue, refuse/)
@@ -62,6 +63,13 @@ t.test('a topic is one token, and no other topic', async (t) => {
   t.strictSame(subjects.read('app.d.u.u.room/x'), { epoch: 'u', token: 'room/x' })
   t.strictSame(subjects.read('app.d.k.an-epoch.room/x'), { epoch: 'an-epoch', token: 'room/x' })
   t.strictSame(subjects.read('app.d.k'), { epoch: '', token: '' })
+})
+
+t.test('what was kept by wider bounds is kept within those there are', async (t) => {
+  const bounds = { events: 10, age: 1_000 }
+  t.strictSame(within(bounds, { events: 10, bytes: 5, age: 1_000 }), { events: 10, bytes: 5, age: 1_000 })
+  t.strictSame(within(bounds, { events: 11, bytes: 5, age: 500 }), { events: 10, bytes: 5, age: 500 })
+  t.strictSame(within(bounds, { events: 5, bytes: 5, age: 2_000 }), { events: 5, bytes: 5, age: 1_000 })
 })
 
 t.test('what an event says is kept of its topic is not believed where it is no bounds', async (t) => {

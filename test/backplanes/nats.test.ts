@@ -5,6 +5,9 @@ import { encodeParcel } from '../../lib/parcel.ts'
 import { toEvent } from '../../lib/event.ts'
 import { connections } from '../../lib/index.ts'
 import { nats } from '../../lib/backplanes/nats.ts'
+import { Link } from '../../lib/backplanes/nats-link.ts'
+import { checkNats } from '../../lib/backplanes/nats-options.ts'
+import { EventStream } from '../../lib/backplanes/nats-stream.ts'
 import Fastify from 'fastify'
 import { node } from '../fake.ts'
 import { until } from '../helper.ts'
@@ -352,7 +355,7 @@ withNats(() => {
 
     t.test('who joins when the sequence was begun anew is in the new one', async (t) => {
       const name = app()
-      const a = await natsNode(t, { connection: raw, name })
+      const a = await natsNode(t, { connection: lossy(raw, (subject) => subject.includes('.d.k.') && a.one.resets === 0), name })
       const b = await natsNode(t, { connection: await natsConnection(t, server), name })
       await jetstream(raw, `STREAM.DELETE.${name}`)
       t.match(await b.send('room/x', 'one'), { accepted: true })
@@ -404,6 +407,53 @@ withNats(() => {
       spy.publish(subject.replace('.p1', '.a9999'), data)
       await spy.flush()
       t.match(await send('room/x', 'y'), { accepted: true, offset: 2 })
+    })
+
+    t.test('what nobody acknowledges is sent again, and is there once', async (t) => {
+      const name = app()
+      const spy = await natsConnection(t, server)
+      const replies: string[] = []
+      spy.subscribe(`${name}.r.*.*`, { callback: (_err, { subject }) => { if (subject.includes('.p')) replies.push(subject) } })
+      await spy.flush()
+      const lost = { on: false, count: 0 }
+      const connection = lossy(await natsConnection(t, server), () => false, { swallows: (subject) => lost.on && subject.includes('.k.') && lost.count++ === 0 })
+      const { one, backplane, send } = await natsNode(t, { connection, name })
+      await backplane.subscribe(one, 'room/x')
+      await send('room/x', 'one')
+      await until(() => replies.length === 1)
+      lost.on = true
+      const sent = send('room/x', 'two')
+      spy.publish((replies[0] as string).replace('.p1', '.p2'), '{"stream":"app","seq":0,"duplicate":true}') // as a cluster says of what it has not kept yet
+      t.match(await sent, { accepted: true, duplicate: false, offset: 2 })
+      t.strictSame([one.texts(), lost.count > 1], [['one', 'two'], true])
+    })
+
+    t.test('of several servers the one that leads is asked', async (t) => {
+      const name = app()
+      const { backplane, send } = await natsNode(t, { connection: raw, name })
+      await send('room/x', { id: 'first', data: 'one' }, { once: true })
+      const settings = checkNats({ connection: raw, name, replicas: 3 })
+      const link = new Link({ log: ear().log, connected () {}, returned () {}, lost () {}, answered () {} }, settings)
+      await link.open()
+      t.after(() => link.close())
+      const stream = new EventStream(link, settings)
+      const [found, last] = [await stream.at(1), await stream.last(link.subjects.kept(backplane.epoch, 'room/x'))]
+      t.strictSame(last, found)
+      t.equal(found?.offset, 1)
+      t.match(found?.id, /^[\w-]{43}$/)
+      t.match(Buffer.from(found?.data as Uint8Array).toString(), /one$/)
+      t.equal(await stream.at(2), null)
+      t.equal(await stream.last(link.subjects.kept(backplane.epoch, 'room/never')), null)
+      await raw.request(link.subjects.kept(backplane.epoch, 'room/bare'), '')
+      t.match(await stream.at(2), { offset: 2, id: '', data: Buffer.alloc(0) })
+    })
+
+    t.test('what comes among the log and is none of it is left out', async (t) => {
+      const name = app()
+      const { backplane, send } = await natsNode(t, { connection: lossy(await natsConnection(t, server), () => false, { garbles: (subject) => subject.includes('.p.') }), name })
+      await send('room/x', 'one')
+      await send('room/x', 'two')
+      t.strictSame(await texts(backplane, 'room/x'), [['one', 'two'], true])
     })
 
     t.test('a connection that is made after the end is closed', async (t) => {
