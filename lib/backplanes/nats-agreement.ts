@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { Node } from '../../types/backplane.ts'
 import type { Intake } from './nats-intake.ts'
 import type { Link } from './nats-link.ts'
+import type { Order } from './nats-order.ts'
 import type { EventStream, Sequence } from './nats-stream.ts'
 
 /** What it needs from above. */
@@ -12,6 +13,11 @@ export interface AgreementHost {
   /** The sequence has another epoch. */
   reset (): void
 }
+
+/** What was known of a sequence before the stream was asked. */
+interface Known { readonly top: number, readonly last: number, readonly mark: Order['mark'] }
+
+const MARK_EVERY = 15_000
 
 /** This node and the stream agree: on one epoch, and that nothing is missing here. */
 export class Agreement {
@@ -25,6 +31,8 @@ export class Agreement {
   readonly #stream: EventStream
   readonly #intake: () => Intake
   #isSettled = false
+  #marked = -1
+  #markAt = 0
   #again = false
   #server: string | undefined
   #running: Promise<void> | null = null
@@ -84,11 +92,13 @@ export class Agreement {
     const intake = this.#intake()
     try {
       intake.order.ask()
-      const sequence = this.#isSettled ? await this.#stream.find((found) => this.#isRewound(found)) : await this.#stream.settle()
+      const known = { top: this.top, last: intake.order.last, mark: intake.order.mark } // what comes while it is asked may be later than the answer
+      const sequence = this.#isSettled ? await this.#stream.find((found) => this.#isRewound(found, known)) : await this.#stream.settle()
       if (sequence.epoch !== this.epoch) this.#adopt(sequence)
       this.#isSettled = true
       this.#server = this.#link.server
       this.top = Math.max(this.top, sequence.last)
+      await this.#mark(sequence)
       const wasReady = this.isReady
       this.isReady = this.#link.up
       this.#host.agreed()
@@ -102,12 +112,23 @@ export class Agreement {
   }
 
   // a server that has lost what it acknowledged gives its offsets again, to other events
-  async #isRewound ({ epoch, first, last }: Sequence): Promise<boolean> {
-    const { offset, id } = this.#intake().order.mark
-    if (epoch !== this.epoch) return false
-    if (last < this.top) return true
-    if (this.#link.server === this.#server || offset < first || id === '') return false
-    return (await this.#stream.at(offset))?.id !== id
+  async #isRewound (found: Sequence, { top, last, mark: { offset, id } }: Known): Promise<boolean> {
+    if (found.epoch !== this.epoch) return false
+    if (found.last < top) return true
+    if (this.#link.server === this.#server) return false
+    if (found.last < last) return true
+    const stored = id === '' ? null : await this.#stream.at(offset)
+    return stored !== null && stored.id !== id
+  }
+
+  // the first of the stream is then as old as it may be, though rooms drop theirs for number
+  async #mark ({ epoch, last }: Sequence): Promise<void> {
+    const now = performance.now()
+    if (last === this.#marked || now < this.#markAt) return
+    try {
+      this.#marked = await this.#stream.mark(epoch)
+      this.#markAt = now + MARK_EVERY
+    } catch {} // the next time: one that has just been made may not be listening yet
   }
 
   // before it was known what the sequence is, nobody was given a place in it: it is taken as it is
@@ -116,6 +137,7 @@ export class Agreement {
     const isNew = !this.#isSettled && intake.topics.size === 0
     this.epoch = epoch
     this.top = base
+    this.#markAt = 0
     intake.begin(this.#isSettled ? base : last)
     if (!isNew) this.#host.reset()
   }

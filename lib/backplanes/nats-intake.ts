@@ -18,6 +18,10 @@ export interface IntakeHost {
   readonly epoch: string
   /** A parcel that was sent here and is not settled yet. */
   own (number: number): Parcel | undefined
+  /** A kept event has come that may have been sent here with this number. */
+  seen (number: number, offset: number): void
+  /** Asks the stream what the sequence is. */
+  agree (): Promise<void>
   /** The sequence after everything that was sent until now; null when it is not known. */
   position (): Promise<Sequence | null>
   /** Something came that is of another epoch, or does not come: the stream has to be asked. */
@@ -55,7 +59,8 @@ export class Intake {
       get epoch () { return host.epoch },
       get seen () { return order.last },
       get isWhole () { return !order.isShut },
-      topic: (token) => this.topics.get(token)
+      topic: (token) => this.topics.get(token),
+      agree: () => host.agree()
     }, link, stream)
   }
 
@@ -150,7 +155,10 @@ export class Intake {
   #misunderstood (err: unknown, { subject }: Msg): void { this.#host.log.warn({ err, subject: subject.slice(0, 200) }, 'what came from NATS was not understood') }
 
   #pass ({ token, msg, offset, prev }: Heard): void {
-    this.order.mark = { offset, id: (msg.headers as MsgHdrs).get(ID) }
+    const id = (msg.headers as MsgHdrs).get(ID)
+    this.order.mark = { offset, id }
+    const { instance } = this.#link
+    if (id.startsWith(instance)) this.#host.seen(Number(id.slice(instance.length + 1)), offset)
     const topic = this.topics.get(token)
     if (topic?.isLive !== true || offset <= topic.last) return
     topic.last = offset
@@ -168,6 +176,7 @@ export class Intake {
 
   #deliver (topic: NatsTopic, { from, count, event, except }: Received, msg: Msg, offset: number, prev: number): void {
     const parcel = from === this.#link.instance ? this.#host.own(count) : undefined
+    if (parcel !== undefined && offset > 0) this.#host.seen(count, offset)
     const delivery = this.reader.delivery(topic.name, parcel === undefined ? event : parcel.event as CheckedEvent, except, offset, prev)
     if (offset > 0) this.reader.add(topic, delivery, event.size, msg)
     for (const node of topic.nodes) give(node, delivery, parcel)

@@ -150,6 +150,14 @@ export class Order {
     this.#settle()
   }
 
+  /** The connection is lost: what waits may be lost too, and is read from the stream when it is not. */
+  lose (): void {
+    this.yield()
+    this.#waiting = []
+    this.#bytes = 0
+    this.shut()
+  }
+
   /** The stream is asked: what it does not know of has not been kept. */
   ask (): void { this.#round++ }
 
@@ -172,11 +180,10 @@ export class Order {
 
   /** The sequence is another one, of which nothing is known after an offset. */
   begin (base: number): void {
+    this.lose()
     this.end()
     this.last = base
     this.mark = { offset: 0, id: '' }
-    this.#waiting = []
-    this.#bytes = 0
   }
 
   /** Nobody has to wait any longer. */

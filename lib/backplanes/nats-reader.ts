@@ -22,6 +22,8 @@ export interface ReaderHost {
   /** Nothing up to what was seen is missing. */
   readonly isWhole: boolean
   topic (token: string): NatsTopic | undefined
+  /** Asks the stream what the sequence is. */
+  agree (): Promise<void>
 }
 
 /** Understands what the stream keeps and sends, and gives what was kept. */
@@ -40,8 +42,8 @@ export class StreamReader {
   /** Throws where it is no parcel. */
   decode (data: Uint8Array): Received { return decodeParcel(Buffer.from(data.buffer, data.byteOffset, data.byteLength), this.#link.maxPayload) }
 
-  delivery (topic: string, event: CheckedEvent, except: Parcel['except'], offset: number, prev: number): Delivery {
-    return { event: offset === 0 ? event : event.at(formatCursor(this.#host.epoch, offset)), except, topic, offset, prev }
+  delivery (topic: string, event: CheckedEvent, except: Parcel['except'], offset: number, prev: number, epoch: string = this.#host.epoch): Delivery {
+    return { event: offset === 0 ? event : event.at(formatCursor(epoch, offset)), except, topic, offset, prev }
   }
 
   /** A kept event has come. */
@@ -80,7 +82,7 @@ export class StreamReader {
     topic.recent = []
     try {
       const log = await this.#read(topic.name, topic.token)
-      if (topic.recent === null || log.epoch !== this.#host.epoch) return log
+      if (topic.recent === null) return log
       this.#logs.put(topic, log)
       for (const entry of topic.recent) if (entry.delivery.offset > log.history.last) this.#logs.add(topic, entry)
       return log
@@ -90,14 +92,19 @@ export class StreamReader {
     }
   }
 
-  #read (name: string, token: string): ReturnType<typeof readLog> {
-    return this.#link.insist(() => readLog(this.#stream, (epoch) => this.#link.subjects.kept(epoch, token), (stored) => this.#entryOf(name, stored), ({ msg }) => this.#keepOf(msg)))
+  // nothing of another sequence is given before the nodes are told of it
+  async #read (name: string, token: string): ReturnType<typeof readLog> {
+    for (;;) {
+      const log = await this.#link.insist(() => readLog(this.#stream, (epoch) => this.#link.subjects.kept(epoch, token), (stored, epoch) => this.#entryOf(name, stored, epoch), ({ msg }) => this.#keepOf(msg)))
+      if (log.epoch === this.#host.epoch) return log
+      await this.#host.agree()
+    }
   }
 
-  #entryOf (name: string, { msg, offset }: Stored): Entry | null {
+  #entryOf (name: string, { msg, offset }: Stored, epoch: string): Entry | null {
     try {
       const { event, except } = this.decode(msg.data)
-      return { delivery: this.delivery(name, event, except, offset, 0), size: event.size, keep: this.#keepOf(msg) }
+      return { delivery: this.delivery(name, event, except, offset, 0, epoch), size: event.size, keep: this.#keepOf(msg) }
     } catch (err) {
       this.#host.log.warn({ err, topic: name, offset }, 'what the stream keeps was not understood')
       return null

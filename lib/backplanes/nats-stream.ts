@@ -36,13 +36,14 @@ interface Config {
 interface Answer { error?: { code: number, err_code: number, description: string } }
 interface Info extends Answer { config: Config, state: { first_seq: number, last_seq: number } }
 interface Got extends Answer { message: { seq: number, hdrs?: string, data?: string } }
-interface Made extends Answer { name: string, num_pending: number }
+interface Made extends Answer { name: string, created: string, num_pending: number }
 
 const NOT_FOUND = 10059
 const NO_MESSAGE = 10037
 const OTHER_CONFIG = 10058
 const nanoseconds = 1_000_000
 const idIn = new RegExp(`^${ID}: ?(.*)\\r$`, 'm')
+const MARK_FOR = 30_000
 const MARK = 'fastify-real'
 
 /** The stream that keeps the events of all rooms: its sequence is that of the backplane. */
@@ -116,8 +117,8 @@ export class EventStream {
     return { epoch, base: Number(base), first: state.first_seq, last: state.last_seq, perSubject: config.max_msgs_per_subject }
   }
 
-  /** What the stream has of a subject from an offset on, oldest first. */
-  async read (subject: string, from: number): Promise<Stored[]> {
+  /** All that the stream has of a subject, oldest first, and what its clock says. */
+  async read (subject: string): Promise<{ all: Stored[], now: number }> {
     const { name } = this.#settings
     const inbox = `${this.#link.subjects.probe}.${++this.#reads}`
     const stored: Stored[] = []
@@ -129,13 +130,13 @@ export class EventStream {
       if (one.isLast) take(msg)
     })
     let consumer: string | null = null
+    let now: number
     try {
       const made = check(await this.#call<Made>(`CONSUMER.CREATE.${name}`, {
         stream_name: name,
         config: {
           deliver_subject: inbox,
-          deliver_policy: 'by_start_sequence',
-          opt_start_seq: Math.max(1, from),
+          deliver_policy: 'all',
           ack_policy: 'none',
           filter_subject: subject,
           replay_policy: 'instant',
@@ -145,13 +146,14 @@ export class EventStream {
         }
       }))
       consumer = made.name
+      now = Date.parse(made.created)
       if (made.num_pending > 0) await come
     } finally {
       drop()
       subscription?.unsubscribe()
       if (consumer !== null) this.#link.ask(`$JS.API.CONSUMER.DELETE.${name}.${consumer}`, '').catch(() => {})
     }
-    return stored
+    return { all: stored, now }
   }
 
   /** The last event of a subject; null when there is none. */
@@ -175,6 +177,15 @@ export class EventStream {
     if (answer.error?.err_code === NO_MESSAGE) return null
     const { seq, hdrs = '', data = '' } = check(answer).message
     return { offset: seq, id: idIn.exec(Buffer.from(hdrs, 'base64').toString())?.[1] ?? '', data: Buffer.from(data, 'base64') }
+  }
+
+  /** Puts a mark into the stream, one of all nodes for half a minute; gives its offset. */
+  async mark (epoch: string): Promise<number> {
+    const place = Math.floor(Date.now() / MARK_FOR)
+    const given = headers()
+    given.set(ID, `mark ${epoch} ${place}`)
+    const answer = await this.#link.ask(this.#link.subjects.kept(epoch, `-.${place}`), '', { headers: given })
+    return acknowledgement(answer)?.offset ?? -1
   }
 
   /** Resolves when everything has come that was kept before and is sent on: the stream answers what it refuses in the order in which it sends. */

@@ -44,7 +44,7 @@ class NatsBackplane implements Backplane {
       lost: () => {
         this.#agreement.lost()
         this.#outbound.lost()
-        this.#intake.order.shut()
+        this.#intake.order.lose()
       },
       answered: (number, msg) => this.#outbound.answered(number, msg)
     }, settings)
@@ -61,6 +61,8 @@ class NatsBackplane implements Backplane {
       log,
       get epoch () { return agreement.epoch },
       own: (number) => this.#outbound.get(number)?.parcel,
+      seen: (number, offset) => this.#outbound.seen(number, offset),
+      agree: () => agreement.reach(),
       position: () => agreement.position(),
       astray: () => agreement.seek()
     }, link, stream)
