@@ -31,6 +31,7 @@ export class Agreement {
   readonly #stream: EventStream
   readonly #intake: () => Intake
   #isSettled = false
+  #created = ''
   #marked = -1
   #markAt = 0
   #again = false
@@ -97,6 +98,7 @@ export class Agreement {
       if (sequence.epoch !== this.epoch) this.#adopt(sequence)
       this.#isSettled = true
       this.#server = this.#link.server
+      this.#created = sequence.created
       this.top = Math.max(this.top, sequence.last)
       await this.#mark(sequence)
       const wasReady = this.isReady
@@ -114,9 +116,9 @@ export class Agreement {
   // a server that has lost what it acknowledged gives its offsets again, to other events
   async #isRewound (found: Sequence, { top, last, mark: { offset, id } }: Known): Promise<boolean> {
     if (found.epoch !== this.epoch) return false
-    if (found.last < top) return true
+    if (found.created !== this.#created) return true
     if (this.#link.server === this.#server) return false
-    if (found.last < last) return true
+    if (found.last < Math.max(top, last)) return true
     const stored = id === '' ? null : await this.#stream.at(offset)
     return stored !== null && stored.id !== id
   }

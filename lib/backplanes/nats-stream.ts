@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { headers } from '@nats-io/transport-node'
 import type { Msg, MsgHdrs } from '@nats-io/transport-node'
 import { BackplaneError } from '../errors.ts'
@@ -12,6 +12,8 @@ export const ID = 'Nats-Msg-Id'
 /** The sequence as the server has it. */
 export interface Sequence {
   readonly epoch: string
+  /** When the stream was made. */
+  readonly created: string
   /** Everything of this epoch comes after it. */
   readonly base: number
   readonly first: number
@@ -34,7 +36,7 @@ interface Config {
 }
 
 interface Answer { error?: { code: number, err_code: number, description: string } }
-interface Info extends Answer { config: Config, state: { first_seq: number, last_seq: number } }
+interface Info extends Answer { config: Config, created: string, state: { first_seq: number, last_seq: number } }
 interface Got extends Answer { message: { seq: number, hdrs?: string, data?: string } }
 interface Made extends Answer { name: string, created: string, num_pending: number }
 
@@ -82,8 +84,10 @@ export class EventStream {
     return made.error?.err_code === OTHER_CONFIG ? await this.find() : this.#sequenceOf(check(made)) // another node was faster
   }
 
-  async #renew ({ config }: Info, { last }: Sequence): Promise<Sequence> {
-    return this.#sequenceOf(await this.#update({ ...config, ...this.#config(newEpoch(), last) }))
+  // all nodes that find the same renew it to the same epoch: to the second of them it is no change
+  async #renew ({ config }: Info, { epoch, created, last }: Sequence): Promise<Sequence> {
+    const why = [epoch, created, this.#link.server, this.bounds.events].join(' ')
+    return this.#sequenceOf(await this.#update({ ...config, ...this.#config(createHash('sha256').update(why).digest('base64url').slice(0, 12), last) }))
   }
 
   async #update (config: Config): Promise<Info> { return check(await this.#call<Info>(`STREAM.UPDATE.${this.#settings.name}`, config)) }
@@ -108,13 +112,13 @@ export class EventStream {
     }
   }
 
-  #sequenceOf ({ config, state }: Info): Sequence {
+  #sequenceOf ({ config, created, state }: Info): Sequence {
     const { name } = this.#settings
     const [subject = ''] = config.subjects ?? []
     const [, , epoch = ''] = subject.split('.')
     const base = new RegExp(`^${MARK} (\\d+)$`).exec(config.description ?? '')?.[1]
     if (base === undefined || subject !== `${name}.k.${epoch}.>`) throw new BackplaneError(`there is a stream ${name} that is not of ${MARK}: give another name`)
-    return { epoch, base: Number(base), first: state.first_seq, last: state.last_seq, perSubject: config.max_msgs_per_subject }
+    return { epoch, created, base: Number(base), first: state.first_seq, last: state.last_seq, perSubject: config.max_msgs_per_subject }
   }
 
   /** All that the stream has of a subject, oldest first, and what its clock says. */
