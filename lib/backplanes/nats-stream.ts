@@ -189,7 +189,7 @@ export class EventStream {
     const given = headers()
     given.set(ID, `mark ${epoch} ${place}`)
     const answer = await this.#link.ask(this.#link.subjects.kept(epoch, `-.${place}`), '', { headers: given })
-    return acknowledgement(answer)?.offset ?? -1
+    return (acknowledgement(answer) as { offset: number }).offset
   }
 
   /** Resolves when everything has come that was kept before and is sent on: the stream answers what it refuses in the order in which it sends. */

@@ -368,6 +368,26 @@ withNats(() => {
       t.equal(a.backplane.epoch, b.backplane.epoch)
     })
 
+    t.test('who reads when the sequence was begun anew is told of that first', async (t) => {
+      const name = app()
+      const a = await natsNode(t, { connection: lossy(await natsConnection(t, server), (subject) => subject.includes('.d.k.')), name })
+      const b = await natsNode(t, { connection: await natsConnection(t, server), name })
+      await jetstream(raw, `STREAM.DELETE.${name}`)
+      t.match(await b.send('room/x', 'one'), { accepted: true })
+      t.strictSame(await texts(a.backplane, 'room/x'), [['one'], true])
+      t.strictSame([a.one.resets, a.backplane.epoch], [1, b.backplane.epoch])
+    })
+
+    t.test('a mark that is lost is made the next time', async (t) => {
+      const name = app()
+      const lost = { count: 0 }
+      const connection = lossy(await natsConnection(t, server), () => false, { swallows: (subject) => subject.includes('.-.') && lost.count++ === 0 })
+      const { send } = await natsNode(t, { connection, name, audit: 50, timeout: 300 })
+      await until(async () => (await info(name)).state.last_seq === 1)
+      t.match(await send('room/x', 'x'), { accepted: true, offset: 2 })
+      t.equal(lost.count, 2)
+    })
+
     t.test('who starts without the server joins the sequence where it is', async (t) => {
       const name = app()
       const a = await natsNode(t, { connection: raw, name })
