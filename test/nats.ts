@@ -7,7 +7,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { connect } from '@nats-io/transport-node'
-import type { ConnectionOptions, NatsConnection } from '@nats-io/transport-node'
+import type { ConnectionOptions, Msg, NatsConnection } from '@nats-io/transport-node'
 import t from 'tap'
 import type { Test } from 'tap'
 import { toEvent } from '../lib/event.ts'
@@ -111,16 +111,18 @@ function isListening (port: number): Promise<boolean> {
 /** What stands between a node and the server: it can be cut, and lose what goes one way. */
 export class Relay {
   port = 0
-  /** What the server sends is lost. */
-  isMute = false
   /** Nobody gets through. */
   isCut = false
   readonly #target: number
   readonly #sockets = new Set<Socket>()
+  readonly #mute = new WeakSet<Socket>()
 
   constructor (target: number) { this.#target = target }
 
   get url (): string { return `127.0.0.1:${this.port}` }
+
+  /** What the server sends on the connections there are is lost. */
+  mute (): void { for (const socket of this.#sockets) this.#mute.add(socket) }
 
   cut (): void {
     this.isCut = true
@@ -137,7 +139,7 @@ export class Relay {
         one.on('close', () => { this.#sockets.delete(one); other.destroy() })
       }
       near.on('data', (chunk) => far.write(chunk))
-      far.on('data', (chunk) => { if (!this.isMute) near.write(chunk) })
+      far.on('data', (chunk) => { if (!this.#mute.has(far)) near.write(chunk) })
     }).listen(0, '127.0.0.1')
     await once(relay, 'listening')
     this.port = (relay.address() as AddressInfo).port
@@ -182,21 +184,29 @@ export async function natsNode (t: Test, options: NatsOptions): Promise<{ backpl
   const one = ear()
   t.after(() => backplane.close(one))
   await backplane.start(one)
-  return { backplane, one, send: (topic, data, { keep = kept, once = false } = {}) => backplane.publish(topic, { event: toEvent(data, { maxBytes: Infinity }), except: null }, { keep, once }) }
+  const usual = { ...kept, events: Math.min(kept.events, options.history?.events ?? Infinity) }
+  return { backplane, one, send: (topic, data, { keep = usual, once = false } = {}) => backplane.publish(topic, { event: toEvent(data, { maxBytes: Infinity }), except: null }, { keep, once }) }
 }
 
-/** A connection whose subscriptions lose what `loses` says, and that counts them. */
-export function lossy (connection: NatsConnection, loses: (subject: string) => boolean): NatsConnection & { readonly subscribed: string[] } {
+/** A connection whose subscriptions lose what `loses` says, and that counts them; with what else goes wrong on the way. */
+export function lossy (connection: NatsConnection, loses: (subject: string) => boolean, { swallows = () => false, garbles = () => false }: { swallows? (subject: string): boolean, garbles? (subject: string): boolean } = {}): NatsConnection & { readonly subscribed: string[] } {
   const subscribed: string[] = []
   return new Proxy(connection, {
     get (target, name) {
       if (name === 'subscribed') return subscribed
+      if (name === 'publish') return (...args: Parameters<NatsConnection['publish']>) => { if (!swallows(args[0])) target.publish(...args) }
       const value = Reflect.get(target, name) as unknown
       if (name !== 'subscribe') return typeof value === 'function' ? value.bind(target) as unknown : value
       return (...[subject, options = {}]: Parameters<NatsConnection['subscribe']>) => {
         subscribed.push(subject)
         const { callback } = options
-        return target.subscribe(subject, { ...options, callback: (err, msg) => { if (!loses(msg.subject)) callback?.(err, msg) } })
+        return target.subscribe(subject, {
+          ...options,
+          callback: (err, msg) => {
+            if (garbles(subject)) callback?.(err, { subject: msg.subject, data: new Uint8Array(3), reply: 'garbage' } as Msg)
+            if (!loses(msg.subject)) callback?.(err, msg)
+          }
+        })
       }
     }
   }) as never

@@ -20,7 +20,11 @@ export interface LinkHost {
 
 interface Asked { resolve (msg: Msg): void, reject (err: Error): void, readonly timer: NodeJS.Timeout }
 
+/** Something that comes while there is this connection, and in time, or not at all. */
+export interface Expected { readonly token: string, readonly come: Promise<Msg>, take (msg: Msg): void, drop (): void }
+
 const AGAIN = 1_000 // how long after a connection could not be made it is tried again
+const MAX_ASK = 2_000 // a cluster that has lost its leader answers nothing
 const MAX_PROBE = 50_000
 
 /** The connection to the server: whether it is there, what is asked of it, and that it is not deaf. */
@@ -30,6 +34,8 @@ export class Link {
   up = false
   /** Another connection may still come, or this one come back. */
   closed = false
+  /** How often the connection was lost. */
+  losses = 0
   readonly #host: LinkHost
   readonly #settings: NatsSettings
   readonly #asked = new Map<string, Asked>()
@@ -38,6 +44,8 @@ export class Link {
   #asks = 0
   #flushing: Promise<void> | null = null
   #retry: NodeJS.Timeout | null = null
+  #lostAt = -Infinity
+  readonly #longing: Array<() => void> = []
   #heardAt = 0
   #probedAt = 0
   #patience: number
@@ -63,21 +71,18 @@ export class Link {
 
   async #make (make: (options: ConnectionOptions) => NatsConnection | Promise<NatsConnection>): Promise<NatsConnection> {
     const made = Promise.resolve(make({ ...safe }))
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise<never>((_resolve, reject) => { timer = setTimeout(() => reject(new BackplaneError('no connection was made in time')), this.#settings.timeout) })
-    try {
-      return await Promise.race([made, late])
-    } catch (err) {
-      made.then((connection) => connection.close(), () => {}) // it comes too late
-      throw err
-    } finally {
-      clearTimeout(timer)
-    }
+    return await new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        made.then((connection) => connection.close(), () => {}) // it comes too late
+        reject(new BackplaneError('no connection was made in time'))
+      }, this.#settings.timeout)
+      made.then(resolve, reject).finally(() => clearTimeout(timer))
+    })
   }
 
   #use (connection: NatsConnection): void {
-    if (this.closed) {
-      if (typeof this.#settings.connection === 'function') void connection.close()
+    if (this.closed) { // it was made too late
+      void connection.close()
       return
     }
     if (connection.isClosed()) throw new BackplaneError('the connection is closed')
@@ -101,10 +106,9 @@ export class Link {
         this.up = true
         this.#heardAt = performance.now()
         this.#probedAt = 0
-        this.#host.returned()
+        this.#returned()
       }
     }
-    if (this.#connection !== connection) return
     this.#lost()
     this.#connection = null
     if (typeof this.#settings.connection === 'function') this.#again()
@@ -113,6 +117,8 @@ export class Link {
 
   #lost (): void {
     this.up = false
+    this.losses++
+    this.#lostAt = performance.now()
     this.#rejectAll(new BackplaneError('the connection was lost'))
     this.#host.lost()
   }
@@ -127,7 +133,7 @@ export class Link {
 
   #again (): void {
     if (this.closed || typeof this.#settings.connection !== 'function') return
-    this.#retry = setTimeout(() => { if (!this.closed) this.open().then(() => { if (!this.closed) this.#host.returned() }, () => {}) }, AGAIN).unref()
+    this.#retry = setTimeout(() => { if (!this.closed) this.open().then(() => { if (!this.closed) this.#returned() }, () => {}) }, AGAIN).unref()
   }
 
   subscribe (subject: string, callback: (msg: Msg) => void): Subscription | null {
@@ -142,35 +148,93 @@ export class Link {
 
   /** The answer goes to `answered`. Throws what the client throws: an event that is too large, a connection that has closed. */
   send (subject: string, payload: Uint8Array, headers: MsgHdrs, number?: number): void {
-    if (this.#connection === null) throw new BackplaneError('there is no connection')
-    this.#connection.publish(subject, payload, number === undefined ? { headers } : { headers, reply: `${this.subjects.replies}p${number}` })
+    this.#there.publish(subject, payload, number === undefined ? { headers } : { headers, reply: `${this.subjects.replies}p${number}` })
+  }
+
+  /** Rejects when it does not come in time, or the connection is lost before. */
+  expect (what: string, timeout: number = this.#settings.timeout): Expected {
+    const token = `a${++this.#asks}`
+    const come = new Promise<Msg>((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#forget(token)
+        reject(new BackplaneError(`the server did not answer ${what}`))
+      }, timeout).unref()
+      this.#asked.set(token, { resolve, reject, timer })
+    })
+    come.catch(() => {}) // whoever gives up before it comes
+    return { token, come, take: (msg) => this.#take(token, msg), drop: () => { this.#forget(token) } }
+  }
+
+  #forget (token: string): Asked | undefined {
+    const asked = this.#asked.get(token)
+    if (asked !== undefined) clearTimeout(asked.timer)
+    this.#asked.delete(token)
+    return asked
+  }
+
+  #take (token: string, msg: Msg): void {
+    const asked = this.#forget(token)
+    if (asked === undefined) return
+    if (isNobody(msg)) asked.reject(new BackplaneError('JetStream is not there'))
+    else asked.resolve(msg)
   }
 
   /** Rejects when no answer comes in time, or nobody is there to answer. */
-  ask (subject: string, payload: string): Promise<Msg> {
-    return new Promise((resolve, reject) => {
-      if (!this.up || this.#connection === null) return reject(new BackplaneError('there is no connection'))
-      const token = `a${++this.#asks}`
-      const timer = setTimeout(() => {
-        this.#asked.delete(token)
-        reject(new BackplaneError(`the server did not answer ${subject}`))
-      }, this.#settings.timeout).unref()
-      this.#asked.set(token, { resolve, reject, timer })
-      this.#connection.publish(subject, payload, { reply: this.subjects.replies + token })
+  async ask (subject: string, payload: string, more: { headers?: MsgHdrs } = {}): Promise<Msg> {
+    const connection = this.#there
+    const { token, come } = this.expect(subject, Math.min(MAX_ASK, this.#settings.timeout))
+    connection.publish(subject, payload, { reply: this.subjects.replies + token, ...more })
+    return await come
+  }
+
+  /** Tries again what a connection that was lost has undone, as soon as there is another one; not where it stays away. */
+  async insist<T> (work: () => Promise<T>): Promise<T> {
+    for (;;) {
+      const { losses } = this
+      try {
+        return await work()
+      } catch (err) {
+        if ((this.up && losses === this.losses) || !await this.#back()) throw err
+      }
+    }
+  }
+
+  // false when it has been away too long
+  #back (): Promise<boolean> {
+    const left = this.#lostAt + this.#settings.timeout - performance.now()
+    if (this.up || left <= 0) return Promise.resolve(this.up)
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => resolve(false), left).unref()
+      this.#longing.push(() => {
+        clearTimeout(timer)
+        resolve(this.up)
+      })
     })
+  }
+
+  #returned (): void {
+    this.#host.returned()
+    for (const back of this.#longing.splice(0)) back()
   }
 
   /** The server has taken all that was sent before, and what it sent before has come. */
   flush (): Promise<void> {
     this.#flushing ??= Promise.resolve().then(() => {
       this.#flushing = null
-      if (this.#connection === null) throw new BackplaneError('there is no connection')
-      return this.#connection.flush()
+      return this.#there.flush()
     })
     return this.#flushing
   }
 
+  get #there (): NatsConnection {
+    if (!this.up) throw new BackplaneError('there is no connection')
+    return this.#connection as NatsConnection
+  }
+
   get maxPayload (): number { return this.#connection?.info?.max_payload ?? Infinity }
+  /** What of the kept events this node is sent. */
+  get follows (): 'rooms' | 'all' { return followOf(this.#settings.follow, this.#there.info?.version) }
+
   get server (): string | undefined { return this.#connection?.info?.server_id }
 
   heard (): void {
@@ -183,12 +247,7 @@ export class Link {
     this.heard()
     const token = msg.subject.slice(this.subjects.replies.length)
     if (token.startsWith('p')) return this.#host.answered(Number(token.slice(1)), msg)
-    const asked = this.#asked.get(token)
-    if (asked === undefined) return
-    this.#asked.delete(token)
-    clearTimeout(asked.timer)
-    if (isNobody(msg)) asked.reject(new BackplaneError('JetStream is not there'))
-    else asked.resolve(msg)
+    this.#take(token, msg)
   }
 
   /** A connection on which nothing comes any more is made anew, though it answers pings. */
@@ -214,6 +273,7 @@ export class Link {
     const connection = this.#connection
     this.#connection = null
     this.up = false
+    for (const back of this.#longing.splice(0)) back()
     if (connection === null || connection.isClosed()) return
     for (const subscription of this.#subscriptions) subscription.unsubscribe()
     if (typeof this.#settings.connection === 'function') await connection.close()
@@ -222,3 +282,10 @@ export class Link {
 
 /** Nobody is subscribed to what was asked: no stream has the subject, or JetStream is not there. */
 export function isNobody (msg: Msg): boolean { return msg.data.length === 0 && msg.headers?.code === 503 }
+
+/** A server before 2.10 hands on what several clients send at the same time in another order than that of the stream. */
+export function followOf (follow: NatsSettings['follow'], version: string = ''): 'rooms' | 'all' {
+  if (follow !== 'auto') return follow
+  const [major = 0, minor = 0] = version.split('.').map(Number)
+  return major * 1_000 + minor >= 2_010 ? 'rooms' : 'all'
+}

@@ -56,19 +56,18 @@ export class Logs {
  * What the stream has of a subject. What cannot be proven complete is not: where fewer events are there than the stream keeps of a
  * subject, none was dropped for their number, so what is gone was before the first of the stream; else it may have been any before them.
  */
-export async function readLog (stream: EventStream, subjectOf: (epoch: string) => string, entryOf: (stored: Stored) => Entry | null, keepOf: (stored: Stored) => Kept): Promise<Log & { epoch: string }> {
+export async function readLog (stream: EventStream, subjectOf: (epoch: string) => string, entryOf: (stored: Stored, epoch: string) => Entry | null, keepOf: (stored: Stored) => Kept): Promise<Log & { epoch: string }> {
   const { last, epoch } = await stream.find()
-  const all = await stream.read(subjectOf(epoch), 1)
+  const { all, now: wall } = await stream.read(subjectOf(epoch))
   const after = await stream.find() // what was dropped meanwhile counts
   const [oldest] = all
   const newest = all.at(-1)
   const floor = oldest !== undefined && all.length >= after.perSubject ? oldest.offset - 1 : Math.max(0, after.first - 1)
   const history = new History(newest === undefined ? nothing : keepOf(newest), isWithin(after, floor) ? floor : 0)
   const now = performance.now()
-  const wall = Date.now()
   for (const stored of all) {
-    const entry = entryOf(stored)
-    if (entry !== null) history.add(entry.delivery, entry.size, now - Math.max(0, wall - stored.at))
+    const entry = entryOf(stored, epoch)
+    if (entry !== null) history.add(entry.delivery, entry.size, now - Math.max(0, wall - stored.at)) // by the server's clock alone
   }
   history.trim(now)
   return { history, top: Math.max(last, newest?.offset ?? 0), epoch }

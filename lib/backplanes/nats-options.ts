@@ -8,6 +8,7 @@ export const safe = Object.freeze({
   maxReconnectAttempts: -1,
   reconnectTimeWait: 500,
   reconnectJitter: 250,
+  timeout: 5_000,
   pingInterval: 5_000,
   maxPingOut: 2,
   noEcho: false,
@@ -33,6 +34,11 @@ export interface NatsOptions {
   storage?: 'file' | 'memory' | undefined
   /** Servers that have it. Default: 1. */
   replicas?: number | undefined
+  /**
+   * What of the kept events a node is sent: those of its rooms, or all of them. Before 2.10 a server may hand on what several nodes
+   * send at the same time in another order than it kept it: only who is sent all can put it right. Default: `auto`, by the version of the server.
+   */
+  follow?: 'auto' | 'rooms' | 'all' | undefined
   /** At the start: `fail` rejects (the default), `degrade` starts without the server and goes on trying. */
   onUnavailable?: 'fail' | 'degrade' | undefined
   /** What is sent while the server is away waits for it (`queue`, the default) or is refused at once. */
@@ -54,6 +60,7 @@ export interface NatsSettings {
   remember: number
   storage: 'file' | 'memory'
   replicas: number
+  follow: 'auto' | 'rooms' | 'all'
   onUnavailable: 'fail' | 'degrade'
   whileAway: 'queue' | 'refuse'
   maxPending: number
@@ -82,7 +89,8 @@ export function checkNats (given: NatsOptions): NatsSettings {
     history: { events: bound('events'), age: bound('age'), totalBytes: group.number('totalBytes', 268_435_456, { min: 1, unit: 'bytes' }) },
     remember: reader.milliseconds('remember', 3_600_000, 1),
     storage: reader.oneOf('storage', 'file', ['file', 'memory']),
-    replicas: reader.number('replicas', 1, { min: 1 }),
+    replicas: replicas(reader),
+    follow: reader.oneOf('follow', 'auto', ['auto', 'rooms', 'all']),
     onUnavailable: reader.oneOf('onUnavailable', 'fail', ['fail', 'degrade']),
     whileAway: reader.oneOf('whileAway', 'queue', ['queue', 'refuse']),
     maxPending: reader.number('maxPending', 8_388_608, { min: 1, unit: 'bytes' }),
@@ -93,6 +101,18 @@ export function checkNats (given: NatsOptions): NatsSettings {
   group.done()
   reader.done()
   return Object.freeze(settings)
+}
+
+function replicas (reader: Reader): number {
+  const count = reader.number('replicas', 1, { min: 1 })
+  if (count > 5) reader.fail('replicas', `must be at most 5, as JetStream says, got ${count}`)
+  return count
+}
+
+/** A connection that was passed in comes back however long the server is away; where that cannot be told it is believed. */
+export function isPersistent (connection: NatsOptions['connection']): boolean {
+  const { options } = connection as { options?: ConnectionOptions }
+  return options === undefined || (options.reconnect !== false && options.maxReconnectAttempts === -1)
 }
 
 /** JetStream's bounds are those of the stream: what a node wants to keep beyond them is refused. */
@@ -106,6 +126,10 @@ export function boundsOf ({ history }: NatsSettings, keeps: Node['keeps']): Boun
 
 export function checkWithin (bounds: Bounds, wanted: Node['keeps']): void {
   if (wanted === undefined || wanted === null || wanted === 'varies') return
+  checkKept(bounds, wanted)
+}
+
+export function checkKept (bounds: Bounds, wanted: Kept): void {
   for (const key of ['events', 'age'] as const) {
     if (wanted[key] > bounds[key]) throw new OptionError(`history.${key}`, `(${wanted[key]}) is more than the stream keeps of a room: raise nats.history.${key} (${bounds[key]})`)
   }

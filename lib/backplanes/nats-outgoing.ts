@@ -6,7 +6,7 @@ import { BackplaneError } from '../errors.ts'
 import { encodeParcel } from '../parcel.ts'
 import type { Link } from './nats-link.ts'
 import type { NatsSettings } from './nats-options.ts'
-import { acknowledgement } from './nats-stream.ts'
+import { acknowledgement, ID } from './nats-stream.ts'
 
 /** What what goes out needs from above. */
 export interface OutgoingHost {
@@ -17,7 +17,9 @@ export interface OutgoingHost {
   /** Nobody takes what is kept in this epoch. */
   unheard (): void
   /** Resolves when what was kept there has been delivered here. */
-  delivered (topic: string, offset: number): Promise<void>
+  delivered (token: string, offset: number): Promise<void>
+  /** Resolves when what is not kept and has come back until now has been delivered here. */
+  passed (): Promise<void>
   /** Whether a kept event is the one that was sent here with this number. */
   isOwn (offset: number, number: number): Promise<boolean>
 }
@@ -34,15 +36,20 @@ export interface Outgoing {
   readonly once: boolean
   readonly deadline: number
   tries: number
+  sentAt: number
+  /** The sequence for which it was sent last; empty before. */
+  epoch: string
+  /** It was sent and may have been kept, though nobody says so. */
+  inDoubt: boolean
   /** It has to be sent, or sent again. */
   due: boolean
   taken: number
   settle (publication: Publication): void
 }
 
+const PATIENCE = 750 // with an acknowledgement
 const OVERHEAD = 256 // what one weighs beside its payload
 export const KEEP = 'Real-Keep'
-export const ID = 'Nats-Msg-Id'
 const refused: Publication = Object.freeze({ accepted: false, offset: 0, duplicate: false })
 
 /** What has been sent and is not acknowledged, bounded in bytes and in time. What is lost on the way is sent again: the server knows it by its id. */
@@ -54,6 +61,7 @@ export class Outbound {
   #count = 0
   #bytes = 0
   #isFull = false
+  #isRetrying = false
 
   constructor (host: OutgoingHost, link: Link, settings: NatsSettings) {
     this.#host = host
@@ -87,6 +95,9 @@ export class Outbound {
         once,
         deadline,
         tries: 0,
+        sentAt: 0,
+        epoch: '',
+        inDoubt: false,
         due: true,
         taken: 0,
         settle: (publication) => { if (this.#forget(one)) resolve(publication) }
@@ -110,21 +121,34 @@ export class Outbound {
 
   #go (one: Outgoing): void {
     const { subjects } = this.#link
+    const { epoch } = this.#host
+    if (one.inDoubt && one.epoch !== epoch) { // it may have been delivered before the sequence began anew
+      this.#host.log.warn({ topic: one.topic }, 'what became of an event is not known, so it is refused')
+      return one.settle(refused)
+    }
+    one.epoch = epoch
     one.due = false
     one.tries++
+    one.sentAt = performance.now()
     try {
-      if (one.kept) this.#link.send(subjects.kept(this.#host.epoch, one.token), one.payload, one.headers, one.number)
+      if (one.kept) this.#link.send(subjects.kept(epoch, one.token), one.payload, one.headers, one.number)
       else this.#link.send(subjects.unkept(one.token), one.payload, one.headers)
     } catch (err) {
       this.#host.log.error({ err, topic: one.topic }, 'NATS did not take an event')
       return one.settle(refused)
     }
     // what is not kept is never sent twice; it has come back here before the server answers the flush
-    if (!one.kept) this.#link.flush().then(() => one.settle({ accepted: true, offset: 0, duplicate: false }), () => one.settle(refused))
+    if (!one.kept) this.#link.flush().then(() => this.#host.passed()).then(() => one.settle({ accepted: true, offset: 0, duplicate: false }), () => one.settle(refused))
   }
 
   /** The connection is lost: nobody knows which of them arrived. */
-  lost (): void { for (const one of this.#waiting.values()) if (one.kept && one.taken === 0) one.due = true }
+  lost (): void {
+    for (const one of this.#waiting.values()) {
+      if (!one.kept || one.taken > 0) continue
+      one.inDoubt ||= !one.due
+      one.due = true
+    }
+  }
 
   /** The server is back: what has to be sent goes out, in its order. */
   resend (): void { for (const one of [...this.#waiting.values()]) if (one.due) this.#go(one) }
@@ -135,9 +159,7 @@ export class Outbound {
     try {
       const taken = acknowledgement(msg)
       if (taken !== null) {
-        one.taken = taken.offset
-        one.due = false
-        void this.#taken(one, taken.duplicate)
+        if (taken.offset > 0) void this.#taken(one, taken.offset, taken.duplicate) // else it was sent twice and is being kept
       } else {
         one.due = true
         this.#host.unheard()
@@ -148,15 +170,25 @@ export class Outbound {
     }
   }
 
-  async #taken (one: Outgoing, duplicate: boolean): Promise<void> {
-    const { taken: offset } = one
+  /** A kept event has come back before the server acknowledged it, or though its acknowledgement was lost. */
+  seen (number: number, offset: number): void {
+    const one = this.#waiting.get(number)
+    if (one !== undefined && one.kept && one.taken === 0) void this.#taken(one, offset, false)
+  }
+
+  async #taken (one: Outgoing, offset: number, duplicate: boolean): Promise<void> {
+    one.taken = offset
+    one.due = false
     if (duplicate && one.once) {
       const isOwn = one.tries > 1 && await this.#host.isOwn(offset, one.number).catch(() => false)
-      if (!isOwn) return one.settle({ accepted: true, offset, duplicate: true })
+      if (!isOwn) return one.settle({ accepted: true, offset: this.#placeOf(one), duplicate: true })
     }
-    await this.#host.delivered(one.topic, offset)
-    one.settle({ accepted: true, offset, duplicate: false })
+    if (this.#placeOf(one) > 0) await this.#host.delivered(one.token, offset)
+    one.settle({ accepted: true, offset: this.#placeOf(one), duplicate: false })
   }
+
+  // it has none in another sequence than that for which it was sent
+  #placeOf ({ epoch, taken }: Outgoing): number { return epoch === this.#host.epoch ? taken : 0 }
 
   /** What has waited too long is refused: it may still arrive, once. */
   expire (now: number): void {
@@ -164,9 +196,24 @@ export class Outbound {
     for (const one of this.#waiting.values()) {
       if (one.deadline > now) break
       if (one.taken === 0) late++
-      one.settle(one.taken === 0 ? refused : { accepted: true, offset: one.taken, duplicate: false })
+      one.settle({ accepted: one.taken > 0, offset: this.#placeOf(one), duplicate: false })
     }
     if (late > 0) this.#host.log.warn({ events: late }, 'NATS did not acknowledge events in time')
+  }
+
+  /** What a server that is there has not acknowledged may have come to nobody, as when a cluster has lost its leader: it is sent again. */
+  retry (now: number): void {
+    const isStalled = ({ kept, taken, due, sentAt }: Outgoing): boolean => kept && taken === 0 && !due && now - sentAt >= PATIENCE
+    if (this.#isRetrying || ![...this.#waiting.values()].some(isStalled)) return
+    this.#isRetrying = true
+    const done = (): void => { this.#isRetrying = false }
+    this.#link.flush().then(() => {
+      for (const one of [...this.#waiting.values()]) {
+        if (!isStalled(one)) continue
+        one.inDoubt = true
+        this.#go(one)
+      }
+    }).then(done, done)
   }
 
   close (): void { for (const one of this.#waiting.values()) one.settle(refused) }

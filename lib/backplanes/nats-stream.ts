@@ -1,13 +1,19 @@
-import { randomBytes } from 'node:crypto'
-import type { Msg } from '@nats-io/transport-node'
+import { createHash, randomBytes } from 'node:crypto'
+import { headers } from '@nats-io/transport-node'
+import type { Msg, MsgHdrs } from '@nats-io/transport-node'
 import { BackplaneError } from '../errors.ts'
 import type { Link } from './nats-link.ts'
 import { isNobody } from './nats-link.ts'
 import type { Bounds, NatsSettings } from './nats-options.ts'
 
+/** Header by which the stream knows a publication that is sent again. */
+export const ID = 'Nats-Msg-Id'
+
 /** The sequence as the server has it. */
 export interface Sequence {
   readonly epoch: string
+  /** When the stream was made. */
+  readonly created: string
   /** Everything of this epoch comes after it. */
   readonly base: number
   readonly first: number
@@ -15,6 +21,9 @@ export interface Sequence {
   /** How many events of a subject the stream keeps. */
   readonly perSubject: number
 }
+
+/** What one asks the stream for. */
+export interface Found { readonly offset: number, /** Under which the stream knows it. */ readonly id: string, readonly data: Uint8Array }
 
 /** An event as the stream keeps it. */
 export interface Stored { readonly offset: number, /** Milliseconds since 1970, by the server's clock. */ readonly at: number, readonly msg: Msg }
@@ -27,12 +36,16 @@ interface Config {
 }
 
 interface Answer { error?: { code: number, err_code: number, description: string } }
-interface Info extends Answer { config: Config, state: { first_seq: number, last_seq: number } }
-interface Made extends Answer { name: string, num_pending: number }
+interface Info extends Answer { config: Config, created: string, state: { first_seq: number, last_seq: number } }
+interface Got extends Answer { message: { seq: number, hdrs?: string, data?: string } }
+interface Made extends Answer { name: string, created: string, num_pending: number }
 
 const NOT_FOUND = 10059
+const NO_MESSAGE = 10037
 const OTHER_CONFIG = 10058
 const nanoseconds = 1_000_000
+const idIn = new RegExp(`^${ID}: ?(.*)\\r$`, 'm')
+const MARK_FOR = 30_000
 const MARK = 'fastify-real'
 
 /** The stream that keeps the events of all rooms: its sequence is that of the backplane. */
@@ -71,8 +84,10 @@ export class EventStream {
     return made.error?.err_code === OTHER_CONFIG ? await this.find() : this.#sequenceOf(check(made)) // another node was faster
   }
 
-  async #renew ({ config }: Info, { last }: Sequence): Promise<Sequence> {
-    return this.#sequenceOf(await this.#update({ ...config, ...this.#config(newEpoch(), last) }))
+  // all nodes that find the same renew it to the same epoch: to the second of them it is no change
+  async #renew ({ config }: Info, { epoch, created, last }: Sequence): Promise<Sequence> {
+    const why = [epoch, created, this.#link.server, this.bounds.events].join(' ')
+    return this.#sequenceOf(await this.#update({ ...config, ...this.#config(createHash('sha256').update(why).digest('base64url').slice(0, 12), last) }))
   }
 
   async #update (config: Config): Promise<Info> { return check(await this.#call<Info>(`STREAM.UPDATE.${this.#settings.name}`, config)) }
@@ -84,7 +99,7 @@ export class EventStream {
       name,
       description: `${MARK} ${base}`,
       subjects: [`${name}.k.${epoch}.>`],
-      republish: { src: `${name}.k.>`, dest: `${name}.d.>` },
+      republish: { src: `${name}.k.>`, dest: this.#link.subjects.all },
       retention: 'limits',
       discard: 'old',
       storage,
@@ -97,39 +112,35 @@ export class EventStream {
     }
   }
 
-  #sequenceOf ({ config, state }: Info): Sequence {
+  #sequenceOf ({ config, created, state }: Info): Sequence {
     const { name } = this.#settings
     const [subject = ''] = config.subjects ?? []
     const [, , epoch = ''] = subject.split('.')
     const base = new RegExp(`^${MARK} (\\d+)$`).exec(config.description ?? '')?.[1]
     if (base === undefined || subject !== `${name}.k.${epoch}.>`) throw new BackplaneError(`there is a stream ${name} that is not of ${MARK}: give another name`)
-    return { epoch, base: Number(base), first: state.first_seq, last: state.last_seq, perSubject: config.max_msgs_per_subject }
+    return { epoch, created, base: Number(base), first: state.first_seq, last: state.last_seq, perSubject: config.max_msgs_per_subject }
   }
 
-  /** What the stream has of a subject from an offset on, oldest first. */
-  async read (subject: string, from: number): Promise<Stored[]> {
+  /** All that the stream has of a subject, oldest first, and what its clock says. */
+  async read (subject: string): Promise<{ all: Stored[], now: number }> {
     const { name } = this.#settings
     const inbox = `${this.#link.subjects.probe}.${++this.#reads}`
     const stored: Stored[] = []
-    let done = (): void => {}
-    let failed = (_err: Error): void => {}
-    const whole = new Promise<void>((resolve, reject) => { done = resolve; failed = reject })
-    whole.catch(() => {})
+    const { come, take, drop } = this.#link.expect('a reading of the log')
     const subscription = this.#link.subscribe(inbox, (msg) => {
       const one = storedOf(msg)
       if (one === null) return
       stored.push(one.stored)
-      if (one.isLast) done()
+      if (one.isLast) take(msg)
     })
     let consumer: string | null = null
-    const timer = setTimeout(() => failed(new BackplaneError('the log was not read in time')), this.#settings.timeout).unref()
+    let now: number
     try {
       const made = check(await this.#call<Made>(`CONSUMER.CREATE.${name}`, {
         stream_name: name,
         config: {
           deliver_subject: inbox,
-          deliver_policy: 'by_start_sequence',
-          opt_start_seq: Math.max(1, from),
+          deliver_policy: 'all',
           ack_policy: 'none',
           filter_subject: subject,
           replay_policy: 'instant',
@@ -139,27 +150,53 @@ export class EventStream {
         }
       }))
       consumer = made.name
-      if (made.num_pending > 0) await whole
+      now = Date.parse(made.created)
+      if (made.num_pending > 0) await come
     } finally {
-      clearTimeout(timer)
+      drop()
       subscription?.unsubscribe()
       if (consumer !== null) this.#link.ask(`$JS.API.CONSUMER.DELETE.${name}.${consumer}`, '').catch(() => {})
     }
-    return stored
+    return { all: stored, now }
   }
 
   /** The last event of a subject; null when there is none. */
-  async last (subject: string): Promise<Stored | null> { return await this.#direct({ last_by_subj: subject }) }
+  async last (subject: string): Promise<Found | null> { return await this.#get({ last_by_subj: subject }) }
 
   /** The event at an offset; null when it is gone. */
-  async at (offset: number): Promise<Stored | null> { return await this.#direct({ seq: offset }) }
+  async at (offset: number): Promise<Found | null> { return await this.#get({ seq: offset }) }
 
-  async #direct (what: object): Promise<Stored | null> {
+  // of several servers any may answer a direct request, also one that is behind
+  async #get (what: object): Promise<Found | null> {
+    if (this.#settings.replicas > 1) return await this.#getFromLeader(what)
     const msg = await this.#link.ask(`$JS.API.DIRECT.GET.${this.#settings.name}`, JSON.stringify(what))
     const offset = Number(msg.headers?.get('Nats-Sequence'))
-    if (offset > 0) return { offset, at: Date.parse(msg.headers?.get('Nats-Time-Stamp') as string), msg }
+    if (offset > 0) return { offset, id: (msg.headers as MsgHdrs).get(ID), data: msg.data }
     if (msg.headers?.code === 404) return null
-    throw new BackplaneError(`an event could not be read: ${msg.headers?.description}`)
+    throw new BackplaneError('an event could not be read from the stream')
+  }
+
+  async #getFromLeader (what: object): Promise<Found | null> {
+    const answer = await this.#call<Got>(`STREAM.MSG.GET.${this.#settings.name}`, what)
+    if (answer.error?.err_code === NO_MESSAGE) return null
+    const { seq, hdrs = '', data = '' } = check(answer).message
+    return { offset: seq, id: idIn.exec(Buffer.from(hdrs, 'base64').toString())?.[1] ?? '', data: Buffer.from(data, 'base64') }
+  }
+
+  /** Puts a mark into the stream, one of all nodes for half a minute; gives its offset. */
+  async mark (epoch: string): Promise<number> {
+    const place = Math.floor(Date.now() / MARK_FOR)
+    const given = headers()
+    given.set(ID, `mark ${epoch} ${place}`)
+    const answer = await this.#link.ask(this.#link.subjects.kept(epoch, `-.${place}`), '', { headers: given })
+    return (acknowledgement(answer) as { offset: number }).offset
+  }
+
+  /** Resolves when everything has come that was kept before and is sent on: the stream answers what it refuses in the order in which it sends. */
+  async fence (epoch: string): Promise<void> {
+    const refused = headers()
+    refused.set('Nats-Expected-Stream', '-')
+    await this.#link.ask(this.#link.subjects.kept(epoch, '-'), '', { headers: refused })
   }
 
   async #call<T extends Answer> (what: string, body?: object): Promise<T> {
@@ -176,8 +213,8 @@ function check<T extends Answer> (answer: T): T {
 }
 
 // $JS.ACK.<stream>.<consumer>.<delivered>.<offset>.<count>.<nanoseconds>.<pending>, with two more tokens before the stream on some servers
-function storedOf (msg: Msg): { stored: Stored, isLast: boolean } | null {
-  const tokens = (msg.reply ?? '').split('.')
+export function storedOf (msg: Msg): { stored: Stored, isLast: boolean } | null {
+  const tokens = msg.reply?.split('.') ?? []
   const start = tokens.length >= 11 ? 4 : 2
   const [offset, , at, pending] = tokens.slice(start + 3)
   if (pending === undefined) return null

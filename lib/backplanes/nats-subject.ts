@@ -11,23 +11,26 @@ export function tokenOf (topic: string): string {
 export class Subjects {
   readonly replies: string
   readonly probe: string
+  /** All kept events, as the stream republishes them. */
+  readonly all: string
   readonly #name: string
 
   constructor (name: string, instance: string) {
     this.#name = name
     this.replies = `${name}.r.${instance}.`
     this.probe = `${name}.p.${instance}`
+    this.all = `${name}.d.k.>`
   }
 
   /** Where an event that is to be kept is published; it has the epoch, so that it cannot get into another sequence. */
   kept (epoch: string, token: string): string { return `${this.#name}.k.${epoch}.${token}` }
-  unkept (token: string): string { return `${this.#name}.d.u.${token}` }
-  /** What nodes subscribe to: kept events as the stream republishes them, and the others. */
-  live (token: string): string { return `${this.#name}.d.*.${token}` }
-}
+  unkept (token: string): string { return `${this.#name}.d.u.u.${token}` }
+  /** Kept events of a topic, as the stream republishes them, and the others. */
+  live (token: string): string { return `${this.#name}.d.*.*.${token}` }
 
-/** The third token of what came on `live`: the epoch, or `u`. */
-export function sequenceOf (subject: string, name: string): string {
-  const start = name.length + 3
-  return subject.slice(start, subject.indexOf('.', start))
+  /** What came on one of them: where it comes from, a sequence by its epoch or `u`, and the token of its topic. */
+  read (subject: string): { epoch: string, token: string } {
+    const [, epoch = '', token = ''] = subject.slice(this.#name.length + 3).split('.')
+    return { epoch, token }
+  }
 }

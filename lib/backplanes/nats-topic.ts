@@ -1,4 +1,4 @@
-import type { Msg, Subscription } from '@nats-io/transport-node'
+import type { Subscription } from '@nats-io/transport-node'
 import type { Node } from '../../types/backplane.ts'
 import type { Entry, Log } from './nats-logs.ts'
 
@@ -13,14 +13,12 @@ export class NatsTopic {
   /** Resolves when it is live. */
   opening: Promise<void> | null = null
   isLive = false
-  /** Offset of the last event that was delivered, announced as missed, or from which it is live: nothing up to here is delivered. */
+  /** Offset of the last event that was delivered, told as missed, or from which it is live: nothing up to here is delivered. */
   last = 0
-  /** `last` when it was audited. */
-  audited = 0
+  /** `last` when it was looked after. */
+  checked = 0
   /** Nothing of it up to here is missing: the stream was asked. */
   verified = 0
-  /** Kept events that came before it was known from where it is live. */
-  early: Array<{ msg: Msg, offset: number, prev: number }> = []
   /** What was kept, where somebody has asked for it and nothing is missing since. */
   log: Log | null = null
   loading: Promise<Log> | null = null
@@ -33,6 +31,9 @@ export class NatsTopic {
     this.token = token
   }
 
+  /** What nodes tell each other is not kept. */
+  get isKept (): boolean { return this.name !== 'nodes' && !this.name.startsWith('presence/') }
+
   add (node: Node): void {
     if (this.linger !== null) clearTimeout(this.linger)
     this.linger = null
@@ -40,4 +41,6 @@ export class NatsTopic {
   }
 
   remove (node: Node): void { this.nodes = this.nodes.filter((other) => other !== node) }
+
+  tellMissed (offset: number): void { for (const node of this.nodes) node.missed(this.name, offset) }
 }

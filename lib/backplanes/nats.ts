@@ -2,7 +2,7 @@ import type { Backplane, Kept, Node, Parcel, Place, Publication, Range } from '.
 import { Agreement } from './nats-agreement.ts'
 import { Intake } from './nats-intake.ts'
 import { Link } from './nats-link.ts'
-import { boundsOf, checkNats, checkWithin, within } from './nats-options.ts'
+import { boundsOf, checkKept, checkNats, checkWithin, isPersistent } from './nats-options.ts'
 import type { NatsOptions, NatsSettings } from './nats-options.ts'
 import { Outbound } from './nats-outgoing.ts'
 import { EventStream } from './nats-stream.ts'
@@ -39,12 +39,12 @@ class NatsBackplane implements Backplane {
     }
     const link = this.#link = new Link({
       log,
-      connected: () => { for (const topic of this.#intake.topics.values()) this.#intake.listen(topic) },
+      connected: () => this.#intake.attend(),
       returned: () => this.#agreement.seek(),
       lost: () => {
         this.#agreement.lost()
         this.#outbound.lost()
-        this.#intake.lost()
+        this.#intake.order.lose()
       },
       answered: (number, msg) => this.#outbound.answered(number, msg)
     }, settings)
@@ -59,9 +59,10 @@ class NatsBackplane implements Backplane {
     }, link, stream, () => this.#intake)
     this.#intake = new Intake({
       log,
-      name: settings.name,
       get epoch () { return agreement.epoch },
       own: (number) => this.#outbound.get(number)?.parcel,
+      seen: (number, offset) => this.#outbound.seen(number, offset),
+      agree: () => agreement.reach(),
       position: () => agreement.position(),
       astray: () => agreement.seek()
     }, link, stream)
@@ -70,10 +71,11 @@ class NatsBackplane implements Backplane {
       get epoch () { return agreement.epoch },
       get away () { return !agreement.isReady },
       unheard: () => agreement.seek(),
-      delivered: (topic, offset) => {
+      delivered: (token, offset) => {
         agreement.top = Math.max(agreement.top, offset)
-        return this.#intake.delivered(topic, offset).catch((err: unknown) => log.error({ err, topic }, 'an event was kept, but did not come back'))
+        return this.#intake.delivered(token, offset)
       },
+      passed: () => this.#intake.order.passed(),
       isOwn: (offset, number) => this.#intake.isOwn(offset, number)
     }, link, settings)
   }
@@ -99,6 +101,7 @@ class NatsBackplane implements Backplane {
   }
 
   async #begin (): Promise<void> {
+    if (!isPersistent(this.#settings.connection)) this.#anyLog?.warn({ stream: this.#settings.name }, 'the connection to NATS gives up when the server is away: make it with maxReconnectAttempts -1, or give a function that makes it')
     this.#auditLater(performance.now())
     this.#ticking = setInterval(() => this.#tick(performance.now()), TICK).unref()
     try {
@@ -115,7 +118,8 @@ class NatsBackplane implements Backplane {
   #tick (now: number): void {
     this.#outbound.expire(now)
     this.#link.probe(now)
-    if (!this.#link.up || (this.#agreement.isReady && now < this.#auditAt)) return
+    if (this.#agreement.isReady) this.#outbound.retry(now)
+    if (!this.#link.up || (!this.#agreement.isDue && now < this.#auditAt)) return
     this.#auditLater(now)
     this.#agreement.seek()
   }
@@ -125,13 +129,14 @@ class NatsBackplane implements Backplane {
   async unsubscribe (node: Node, topic: string): Promise<void> { this.#intake.unsubscribe(node, topic) }
 
   async publish (topic: string, parcel: Parcel, { keep, once }: { keep: Kept | null, once: boolean }): Promise<Publication> {
-    return await this.#outbound.send(topic, tokenOf(topic), parcel, keep === null ? null : within(this.#stream.bounds, keep), once)
+    if (keep !== null) checkKept(this.#stream.bounds, keep)
+    return await this.#outbound.send(topic, tokenOf(topic), parcel, keep, once)
   }
 
-  async range (topic: string, after: Place, limit: number): Promise<Range> { return await this.#intake.range(topic, after, limit) }
+  async range (topic: string, after: Place, limit: number): Promise<Range> { return await this.#intake.reader.range(topic, after, limit) }
 
   async close (node: Node): Promise<void> {
-    for (const topic of this.#intake.topics.keys()) this.#intake.unsubscribe(node, topic)
+    this.#intake.unsubscribeAll(node)
     if (!this.#nodes.delete(node) || this.#nodes.size > 0) return
     this.#starting = null
     if (this.#ticking !== null) clearInterval(this.#ticking)

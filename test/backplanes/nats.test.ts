@@ -1,10 +1,15 @@
 import { headers } from '@nats-io/transport-node'
+import type { Msg, NatsConnection } from '@nats-io/transport-node'
 import t from 'tap'
 import { encodeParcel } from '../../lib/parcel.ts'
 import { toEvent } from '../../lib/event.ts'
 import { connections } from '../../lib/index.ts'
 import { nats } from '../../lib/backplanes/nats.ts'
+import { Link } from '../../lib/backplanes/nats-link.ts'
+import { checkNats } from '../../lib/backplanes/nats-options.ts'
+import { EventStream } from '../../lib/backplanes/nats-stream.ts'
 import Fastify from 'fastify'
+import { node } from '../fake.ts'
 import { until } from '../helper.ts'
 import { ear, jetstream, kept, lossy, natsConnection, natsNode, natsServer, withNats } from '../nats.ts'
 import type { Delivery, Place, Range } from '../../types/index.ts'
@@ -34,7 +39,7 @@ withNats(() => {
       const { config } = await info(name)
       t.match(config, {
         subjects: [`${name}.k.${backplane.epoch}.>`],
-        republish: { src: `${name}.k.>`, dest: `${name}.d.>` },
+        republish: { src: `${name}.k.>`, dest: `${name}.d.k.>` },
         max_msgs_per_subject: 8,
         max_age: 3_600e9,
         max_bytes: 1_000_000,
@@ -120,14 +125,13 @@ withNats(() => {
       t.strictSame(await texts(late.backplane, 'room/never', 0), [[], false])
     })
 
-    t.test('what a room keeps within the bounds of the stream travels with its events; more is cut to them', async (t) => {
+    t.test('what a room keeps within the bounds of the stream travels with its events; more is refused', async (t) => {
       const name = app()
       const { send } = await natsNode(t, { connection: raw, name, history: { events: 5 } })
       for (let i = 0; i < 9; i++) await send('room/few', String(i), { keep: { ...kept, events: 2 } })
-      for (let i = 0; i < 9; i++) await send('room/many', String(i), { keep: { ...kept, events: 1_000, age: 1_000_000 } })
+      for (const keep of [{ ...kept, events: 6 }, { ...kept, events: 5, age: 120_001 }]) await t.rejects(send('room/many', 'x', { keep }), { code: 'FST_ERR_REAL_OPTION', message: /is more than the stream keeps of a room: raise nats\.history/ })
       const late = await natsNode(t, { connection: await natsConnection(t, server), name, history: { events: 5 } })
       t.strictSame((await texts(late.backplane, 'room/few', null))[0], ['7', '8'])
-      t.strictSame((await texts(late.backplane, 'room/many', null))[0], ['4', '5', '6', '7', '8'])
     })
 
     t.test('a log is read once, and what comes is added; whoever has seen more than has come here is read for', async (t) => {
@@ -181,14 +185,14 @@ withNats(() => {
       const { backplane, one, send } = await natsNode(t, { connection: await natsConnection(t, server), name })
       await backplane.subscribe(one, 'room/x')
       const payload = encodeParcel({ event: toEvent('x', { maxBytes: Infinity }), except: null }, { from: 'nobody', count: 1 })
-      raw.publish(`${name}.d.u.room/x`, 'garbage')
-      raw.publish(`${name}.d.u.room/x`, Buffer.from([9, 0, 0, 0, 0]))
-      raw.publish(`${name}.d.${backplane.epoch}.room/x`, payload)
+      raw.publish(`${name}.d.u.u.room/x`, 'garbage')
+      raw.publish(`${name}.d.u.u.room/x`, Buffer.from([9, 0, 0, 0, 0]))
+      raw.publish(`${name}.d.k.${backplane.epoch}.room/x`, payload)
       for (const [offset, prev] of [['x', '0'], ['1', 'x'], ['1', '-1'], ['1', '1']] as const) {
         const given = headers()
         given.set('Nats-Sequence', offset)
         given.set('Nats-Last-Sequence', prev)
-        raw.publish(`${name}.d.${backplane.epoch}.room/x`, payload, { headers: given })
+        raw.publish(`${name}.d.k.${backplane.epoch}.room/x`, payload, { headers: given })
       }
       await jetstream(raw, `STREAM.INFO.${name}`)
       const bad = headers()
@@ -223,7 +227,7 @@ withNats(() => {
       const connection = lossy(await natsConnection(t, server), () => false)
       const name = app()
       const { backplane, one, send } = await natsNode(t, { connection, name })
-      const live = (): number => connection.subscribed.filter((subject) => subject === `${name}.d.*.room/x`).length
+      const live = (): number => connection.subscribed.filter((subject) => subject === `${name}.d.u.u.room/x`).length
       for (let i = 0; i < 5; i++) {
         await backplane.subscribe(one, 'room/x')
         await backplane.subscribe(one, 'room/x')
@@ -305,6 +309,216 @@ withNats(() => {
       t.not(backplane.epoch, before)
       await send('room/x', 'three')
       t.strictSame(await texts(backplane, 'room/x'), [['three'], true])
+    })
+
+    t.test('a history function that says more than the stream keeps is refused where it says so', async (t) => {
+      const { registry, lines } = await node(t, { history: ({ name }) => ({ events: name === 'much' ? 6 : 5 }) }, nats({ connection: raw, name: app(), history: { events: 5, age: 120_000 } }))
+      t.match(await registry.room('much').send('x'), { accepted: false, members: 0 })
+      t.match(await registry.room('few').send('x'), { accepted: true })
+      t.match(lines.map(({ fields }) => fields.err?.code), ['FST_ERR_REAL_OPTION'])
+    })
+
+    t.test('what does not come is found by looking, where only rooms are followed too', async (t) => {
+      const name = app()
+      const a = await natsNode(t, { connection: raw, name, follow: 'rooms' })
+      const eaten = { on: false, count: 0 }
+      const b = await natsNode(t, { connection: lossy(await natsConnection(t, server), (subject) => eaten.on && subject.includes('.d.k.') && ++eaten.count > 0), name, follow: 'rooms', audit: 50 })
+      for (const room of ['room/x', 'room/y', 'room/silent']) await b.backplane.subscribe(b.one, room)
+      await a.send('room/x', 'one')
+      await until(() => b.one.got.length === 1)
+      eaten.on = true
+      const last = await a.send('room/x', 'last')
+      await until(() => b.one.gaps.length > 0)
+      t.strictSame(b.one.gaps, [['room/x', last.offset]])
+      const hole = await a.send('room/y', 'in a hole')
+      await until(() => eaten.count === 2)
+      eaten.on = false
+      await a.send('room/y', 'after it')
+      await until(() => b.one.got.length === 2)
+      t.strictSame(b.one.gaps, [['room/x', last.offset], ['room/y', hole.offset]], 'the hole is told before what follows it')
+      t.strictSame([b.one.texts(), b.one.got[1]?.prev], [['one', 'after it'], hole.offset])
+    })
+
+    t.test('who joins is told when everything before has come, or was found missing', async (t) => {
+      const name = app()
+      const a = await natsNode(t, { connection: raw, name })
+      const eaten = { on: true }
+      const b = await natsNode(t, { connection: lossy(await natsConnection(t, server), (subject) => eaten.on && subject.includes('.d.k.')), name })
+      await b.backplane.subscribe(b.one, 'room/x')
+      const { offset } = await a.send('room/x', 'lost')
+      t.equal(await b.backplane.subscribe(b.one, 'room/y'), offset)
+      t.strictSame(b.one.gaps, [['room/x', offset]])
+      eaten.on = false
+      await a.send('room/y', 'comes')
+      await until(() => b.one.got.length === 1)
+    })
+
+    t.test('who joins when the sequence was begun anew is in the new one', async (t) => {
+      const name = app()
+      const eaten = { on: true }
+      const a = await natsNode(t, { connection: lossy(await natsConnection(t, server), (subject) => eaten.on && subject.includes('.d.k.')), name })
+      const b = await natsNode(t, { connection: await natsConnection(t, server), name })
+      await jetstream(raw, `STREAM.DELETE.${name}`)
+      t.match(await b.send('room/x', 'one'), { accepted: true })
+      await a.backplane.subscribe(a.one, 'room/y')
+      await until(() => a.one.resets === 1)
+      eaten.on = false
+      t.match(await b.send('room/y', 'two'), { accepted: true })
+      await until(() => a.one.got.length === 1)
+      t.equal(a.backplane.epoch, b.backplane.epoch)
+    })
+
+    t.test('who reads when the sequence was begun anew is told of that first', async (t) => {
+      const name = app()
+      const a = await natsNode(t, { connection: lossy(await natsConnection(t, server), (subject) => subject.includes('.d.k.')), name })
+      const b = await natsNode(t, { connection: await natsConnection(t, server), name })
+      await jetstream(raw, `STREAM.DELETE.${name}`)
+      t.match(await b.send('room/x', 'one'), { accepted: true })
+      t.strictSame(await texts(a.backplane, 'room/x'), [['one'], true])
+      t.strictSame([a.one.resets, a.backplane.epoch], [1, b.backplane.epoch])
+    })
+
+    t.test('a mark that is lost is made the next time', async (t) => {
+      const name = app()
+      const lost = { count: 0 }
+      const connection = lossy(await natsConnection(t, server), () => false, { swallows: (subject) => subject.includes('.-.') && lost.count++ === 0 })
+      const { send } = await natsNode(t, { connection, name, audit: 50, timeout: 300 })
+      await until(async () => (await info(name)).state.last_seq === 1)
+      t.match(await send('room/x', 'x'), { accepted: true, offset: 2 })
+      t.equal(lost.count, 2)
+    })
+
+    t.test('who starts without the server joins the sequence where it is', async (t) => {
+      const name = app()
+      const a = await natsNode(t, { connection: raw, name })
+      await a.send('room/x', 'before')
+      const late = { on: false }
+      const b = await natsNode(t, { connection: async () => { if (!late.on) throw new Error('not yet'); return await natsConnection(t, server) }, name, onUnavailable: 'degrade' })
+      await b.backplane.subscribe(b.one, 'room/x')
+      late.on = true
+      await until(() => b.one.resets === 1)
+      await a.send('room/x', 'after')
+      await until(() => b.one.got.length > 0)
+      t.strictSame([b.one.texts(), b.one.gaps], [['after'], []], 'what was before its start is not missed')
+    })
+
+    t.test('what an admin purges is a gap for whoever had not read it', async (t) => {
+      const name = app()
+      const a = await natsNode(t, { connection: raw, name })
+      const { offset } = await a.send('room/x', 'one')
+      await a.send('room/x', 'two')
+      const { epoch } = a.backplane
+      await jetstream(raw, `STREAM.PURGE.${name}`)
+      t.match(await a.send('room/x', 'three'), { accepted: true, duplicate: false })
+      const b = await natsNode(t, { connection: await natsConnection(t, server), name })
+      t.strictSame(await texts(b.backplane, 'room/x', offset), [['three'], false])
+      t.equal(b.backplane.epoch, epoch)
+    })
+
+    t.test('an answer that comes again, or too late, is no second one', async (t) => {
+      const name = app()
+      const spy = await natsConnection(t, server)
+      const answers: Msg[] = []
+      spy.subscribe(`${name}.r.*.*`, { callback: (_err, msg) => { if (msg.subject.includes('.p') && answers.length === 0) { answers.push(msg); spy.publish(msg.subject, msg.data) } } })
+      await spy.flush()
+      const { one, backplane, send } = await natsNode(t, { connection: lossy(await natsConnection(t, server), (subject) => subject.includes('.d.k.')), name })
+      await backplane.subscribe(one, 'room/x')
+      t.match(await send('room/x', 'x'), { accepted: true, duplicate: false, offset: 2 })
+      const { subject, data } = answers[0] as Msg
+      spy.publish(subject, data)
+      spy.publish(subject.replace('.p1', '.a9999'), data)
+      await spy.flush()
+      t.match(await send('room/x', 'y'), { accepted: true, offset: 3 })
+    })
+
+    t.test('what nobody acknowledges is sent again, and is there once', async (t) => {
+      const name = app()
+      const spy = await natsConnection(t, server)
+      const replies: string[] = []
+      spy.subscribe(`${name}.r.*.*`, { callback: (_err, { subject }) => { if (subject.includes('.p')) replies.push(subject) } })
+      await spy.flush()
+      const lost = { on: false, count: 0 }
+      const connection = lossy(await natsConnection(t, server), () => false, { swallows: (subject) => lost.on && subject.includes('.k.') && lost.count++ === 0 })
+      const { one, backplane, send } = await natsNode(t, { connection, name })
+      await backplane.subscribe(one, 'room/x')
+      await send('room/x', 'one')
+      await until(() => replies.length === 1)
+      lost.on = true
+      const sent = send('room/x', 'two')
+      spy.publish((replies[0] as string).replace('.p1', '.p2'), '{"stream":"app","seq":0,"duplicate":true}') // as a cluster says of what it has not kept yet
+      t.match(await sent, { accepted: true, duplicate: false, offset: 3 })
+      t.strictSame([one.texts(), lost.count > 1], [['one', 'two'], true])
+    })
+
+    t.test('of several servers the one that leads is asked', async (t) => {
+      const name = app()
+      const { backplane, send } = await natsNode(t, { connection: raw, name })
+      await send('room/x', { id: 'first', data: 'one' }, { once: true })
+      const settings = checkNats({ connection: raw, name, replicas: 3 })
+      const link = new Link({ log: ear().log, connected () {}, returned () {}, lost () {}, answered () {} }, settings)
+      await link.open()
+      t.after(() => link.close())
+      const stream = new EventStream(link, settings)
+      const [found, last] = [await stream.at(2), await stream.last(link.subjects.kept(backplane.epoch, 'room/x'))]
+      t.strictSame(last, found)
+      t.equal(found?.offset, 2)
+      t.match(found?.id, /^[\w-]{43}$/)
+      t.match(Buffer.from(found?.data as Uint8Array).toString(), /one$/)
+      t.equal(await stream.at(3), null)
+      t.equal(await stream.last(link.subjects.kept(backplane.epoch, 'room/never')), null)
+      await raw.request(link.subjects.kept(backplane.epoch, 'room/bare'), '')
+      t.match(await stream.at(3), { offset: 3, id: '', data: Buffer.alloc(0) })
+    })
+
+    t.test('what comes among the log and is none of it is left out', async (t) => {
+      const name = app()
+      const { backplane, send } = await natsNode(t, { connection: lossy(await natsConnection(t, server), () => false, { garbles: (subject) => subject.includes('.p.') }), name })
+      await send('room/x', 'one')
+      await send('room/x', 'two')
+      t.strictSame(await texts(backplane, 'room/x'), [['one', 'two'], true])
+    })
+
+    t.test('a connection that is made after the end is closed', async (t) => {
+      const late: { connection?: NatsConnection, give (connection: NatsConnection): void } = { give () {} }
+      const backplane = nats({ connection: () => new Promise((resolve) => { late.give = resolve }), name: app() })
+      const node = ear()
+      const starting = backplane.start(node)
+      await backplane.close(node)
+      const connection = await natsConnection(t, server)
+      late.give(connection)
+      await t.rejects(starting, /no connection/)
+      await until(() => connection.isClosed())
+    })
+
+    t.test('a stream that cannot be made is told', async (t) => {
+      await t.rejects(nats({ connection: raw, name: app(), replicas: 3 }).start(ear()), { code: 'FST_ERR_REAL_BACKPLANE', message: /JetStream: replicas/ })
+    })
+
+    t.test('a direct answer that is none is not believed', async (t) => {
+      const name = app()
+      const eaten = { on: true }
+      const { backplane, one, send } = await natsNode(t, { connection: lossy(await natsConnection(t, server), (subject) => eaten.on && subject.includes('.d.k.')), name, audit: 50 })
+      await backplane.subscribe(one, 'room/x')
+      const { config } = await info(name)
+      await jetstream(raw, `STREAM.UPDATE.${name}`, { ...config, allow_direct: false })
+      const liar = raw.subscribe(`$JS.API.DIRECT.GET.${name}`, { callback: (_err, msg) => { msg.respond('', { headers: headers(500, 'no') }) } })
+      const sent = send('room/x', 'x')
+      await until(() => one.said.includes('the stream of NATS cannot be reached'))
+      liar.unsubscribe()
+      await jetstream(raw, `STREAM.UPDATE.${name}`, config)
+      t.match(await sent, { accepted: true })
+      t.strictSame(one.gaps, [['room/x', 2]])
+      eaten.on = false
+    })
+
+    t.test('a connection with unsafe options is told of once', async (t) => {
+      const advised = 'the connection to NATS gives up when the server is away: make it with maxReconnectAttempts -1, or give a function that makes it'
+      const name = app()
+      const { one, backplane } = await natsNode(t, { connection: await natsConnection(t, server, { maxReconnectAttempts: 10 }), name })
+      await backplane.start(ear())
+      t.equal(one.said.filter((said) => said === advised).length, 1)
+      const { one: other } = await natsNode(t, { connection: (safe) => natsConnection(t, server, safe), name })
+      t.strictSame(other.said, [])
     })
 
     t.test('it can be started again after its end', async (t) => {

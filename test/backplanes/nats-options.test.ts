@@ -1,8 +1,8 @@
 import t from 'tap'
-import { boundsOf, checkNats, safe } from '../../lib/backplanes/nats-options.ts'
+import { boundsOf, checkNats, safe, within } from '../../lib/backplanes/nats-options.ts'
 import type { NatsOptions } from '../../lib/backplanes/nats-options.ts'
 import { keepOf } from '../../lib/backplanes/nats-outgoing.ts'
-import { sequenceOf, Subjects, tokenOf } from '../../lib/backplanes/nats-subject.ts'
+import { Subjects, tokenOf } from '../../lib/backplanes/nats-subject.ts'
 import { nats } from '../../lib/backplanes/nats.ts'
 
 const connection = { publish () {}, options: {} } as unknown as NatsOptions['connection']
@@ -16,6 +16,7 @@ t.test('the defaults are those that are documented', async (t) => {
     remember: 3_600_000,
     storage: 'file',
     replicas: 1,
+    follow: 'auto',
     onUnavailable: 'fail',
     whileAway: 'queue',
     maxPending: 8_388_608,
@@ -43,6 +44,8 @@ t.test('a wrong option is refused with its name', async (t) => {
   refused({ history: { bytes: 5 } }, /nats\.history\.bytes is not known/)
   for (const key of ['remember', 'replicas', 'maxPending', 'timeout', 'audit', 'probe']) refused({ [key]: '5' }, new RegExp(`nats.${key} must be a positive integer`))
   refused({ storage: 'disk' }, /nats\.storage must be one of file, memory/)
+  refused({ replicas: 6 }, /nats\.replicas must be at most 5/)
+  refused({ follow: 'some' }, /nats\.follow must be one of auto, rooms, all/)
   refused({ onUnavailable: 'wait' }, /nats\.onUnavailable must be one of fail, degrade/)
   refused({ whileAway: 'wait' }, /nats\.whileAway must be one of queue, refuse/)
   refused({ servers: [] }, /nats\.servers is not known/)
@@ -56,8 +59,17 @@ t.test('a topic is one token, and no other topic', async (t) => {
   t.strictSame(tokens.slice(0, 4), ['room/x', 'room/X', 'room/a%002eb', 'room/a%002ab'])
   t.throws(() => tokenOf('é'.repeat(1_000)), RangeError)
   const subjects = new Subjects('app', 'i')
-  t.strictSame([subjects.kept('e', 'x'), subjects.unkept('x'), subjects.live('x')], ['app.k.e.x', 'app.d.u.x', 'app.d.*.x'])
-  t.strictSame([sequenceOf('app.d.u.x', 'app'), sequenceOf('app.d.a-epoch.x', 'app')], ['u', 'a-epoch'])
+  t.strictSame([subjects.kept('e', 'x'), subjects.unkept('x'), subjects.live('x'), subjects.all], ['app.k.e.x', 'app.d.u.u.x', 'app.d.*.*.x', 'app.d.k.>'])
+  t.strictSame(subjects.read('app.d.u.u.room/x'), { epoch: 'u', token: 'room/x' })
+  t.strictSame(subjects.read('app.d.k.an-epoch.room/x'), { epoch: 'an-epoch', token: 'room/x' })
+  t.strictSame(subjects.read('app.d.k'), { epoch: '', token: '' })
+})
+
+t.test('what was kept by wider bounds is kept within those there are', async (t) => {
+  const bounds = { events: 10, age: 1_000 }
+  t.strictSame(within(bounds, { events: 10, bytes: 5, age: 1_000 }), { events: 10, bytes: 5, age: 1_000 })
+  t.strictSame(within(bounds, { events: 11, bytes: 5, age: 500 }), { events: 10, bytes: 5, age: 500 })
+  t.strictSame(within(bounds, { events: 5, bytes: 5, age: 2_000 }), { events: 5, bytes: 5, age: 1_000 })
 })
 
 t.test('what an event says is kept of its topic is not believed where it is no bounds', async (t) => {

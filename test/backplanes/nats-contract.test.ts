@@ -10,7 +10,7 @@ withNats(() => {
     backplaneContract(t, async (t) => {
       const name = `app${++apps}`
       const connections = await Promise.all(Array.from({ length: 3 }, () => natsConnection(t, server)))
-      return () => nats({ connection: connections.shift() as (typeof connections)[0], name })
+      return () => nats({ connection: connections.shift() as (typeof connections)[0], name, history: { events: 100, age: 1_000_000 } })
     })
   })
 })
