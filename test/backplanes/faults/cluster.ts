@@ -161,12 +161,12 @@ export class Cluster {
     await until(() => this.readers.every(({ isIn }) => isIn))
   }
 
-  /** Every node sends to the rooms in turn, at that rate each, until `settle`. */
-  async write (rate: number, nodes: readonly ClusterNode[] = this.nodes): Promise<void> {
+  /** Every node sends to the rooms in turn, at that rate each, with so many characters more, until it is stopped. */
+  async write (rate: number, nodes: readonly ClusterNode[] = this.nodes, rooms: string[] = this.rooms, size: number = 0): Promise<void> {
     await Promise.all(nodes.map(async (node) => {
       const writer = `w${this.#writers.size}`
       this.#writers.set(writer, node)
-      await node.call('write', writer, this.rooms, rate)
+      await node.call('write', writer, rooms, rate, size)
     }))
     await this.accepted(20, nodes)
   }
@@ -196,20 +196,41 @@ export class Cluster {
     }))
   }
 
-  /** Nothing is sent any more: waits until every client has what it will get. */
-  async settle (): Promise<void> {
+  /** Nothing is sent any more, and everything is answered. */
+  async stop (): Promise<void> {
     const alive = this.nodes.filter(({ isGone }) => !isGone)
     await Promise.all([...this.#writers].map(async ([writer, node]) => { if (!node.isGone) await node.call('stop', writer) }))
     await within(SETTLED, async () => (await Promise.all(alive.map((node) => node.call('open')))).every((open) => open === 0))
-    await within(SETTLED, () => this.verdict().lost.length === 0)
-    await this.end()
   }
 
-  /** What came twice has come when what is sent after it has. */
-  async end (): Promise<void> {
+  /** Waits until every client has what it will get. */
+  async complete (): Promise<void> { await within(SETTLED, () => this.verdict().lost.length === 0) }
+
+  /** What was sent so far does not count. */
+  forget (): void {
+    this.sent.length = 0
+    for (const { dispatched } of this.readers) dispatched.length = 0
+  }
+
+  /** Nothing is sent any more: waits until every client has what it will get; what came twice has come when what is sent after it has. */
+  async settle (): Promise<void> {
+    await this.stop()
+    await this.complete()
     const node = this.nodes.find(({ isGone }) => !isGone) as ClusterNode
     const ends = await Promise.all(this.rooms.map((room) => node.call('send', `end${this.nodes.indexOf(node)}`, room)))
     await within(SETTLED, () => this.readers.every((reader) => reader.isAway || ends.every(({ token, answer, room }) => answer !== 'accepted' || !reader.rooms.includes(room) || reader.tokens.includes(token))))
+  }
+
+  /** What a client dispatched where one is missing. */
+  around (lost: string): unknown {
+    const at = lost.lastIndexOf(' ')
+    const [name, token] = [lost.slice(0, at), lost.slice(at + 1)]
+    const { dispatched, rooms } = this.readers.find((reader) => reader.name === name) as Reader
+    const writer = token.split(':')[0] as string
+    const [missing] = this.sent.filter((one) => one.token === token) as [Sent]
+    const later = this.sent.filter((one) => rooms.includes(one.room) && one.token.startsWith(`${writer}:`) && one.began > missing.began).map((one) => one.token)
+    const next = dispatched.findIndex((one) => 'token' in one && later.includes(one.token))
+    return { missing, dispatched: dispatched.slice(Math.max(0, next - 8), next + 3).map((one) => Object.values(one).join(' ')) }
   }
 
   verdict (): Verdict { return verdict(this.sent, this.readers) }
@@ -220,7 +241,7 @@ export class Cluster {
     const { accepted, refused, doubt, dispatched, missed, lost, doubled, disordered, foreign } = found
     const few = (tokens: string[]): string[] => tokens.slice(0, 10)
     t.strictSame({ lost: lost.length, doubled: doubled.length, disordered: disordered.length, foreign: foreign.length }, { lost: 0, doubled: 0, disordered: 0, foreign: 0 }, what, {
-      lost: few(lost), doubled: few(doubled), disordered: few(disordered), foreign: few(foreign), lines: this.nodes.map(({ lines }) => lines.slice(-10))
+      lost: few(lost), doubled: few(doubled), disordered: few(disordered), foreign: few(foreign), around: lost.slice(0, 2).map((one) => this.around(one)), lines: this.nodes.map(({ lines }) => lines.slice(-10))
     })
     const told = this.readers.filter((reader) => reader.gaps.length > 0).length
     if (gaps === 'none') t.strictSame(found.gaps, {}, `${what}: no gap`)

@@ -10,7 +10,7 @@ import type { AddressInfo } from 'node:net'
 import { nats } from '../../../lib/backplanes/nats.ts'
 import { redis } from '../../../lib/backplanes/redis.ts'
 import { connections, sseReal, wsReal } from '../../../lib/index.ts'
-import type { Backplane, Connection, ConnectionsOptions, Except, Receipt } from '../../../lib/index.ts'
+import type { Backplane, Connection, ConnectionsOptions, Receipt, SendOptions } from '../../../lib/index.ts'
 import type { Sent } from './verdict.ts'
 
 export interface NodeConfig {
@@ -73,13 +73,13 @@ let fresh: Sent[] = []
 const open = new Set<string>()
 const writers = new Map<string, NodeJS.Timeout>()
 
-async function publish (token: string, room: string, options: { except?: Except, once?: boolean, id?: string } = {}): Promise<Sent> {
-  const { id: key, ...rest } = options
+async function publish (token: string, room: string, options: SendOptions & { id?: string, size?: number } = {}): Promise<Sent> {
+  const { id: key, size = 0, ...rest } = options
   const sent: Sent = { token, room, began: ++place, ended: 0, answer: 'doubt' }
   open.add(token)
   let receipt: Receipt | null = null
   try {
-    receipt = await app.connections.room(room).send({ event: 'n', data: token, ...key === undefined ? {} : { id: key } }, rest)
+    receipt = await app.connections.room(room).send({ event: 'n', data: size === 0 ? token : `${token} ${'x'.repeat(size)}`, ...key === undefined ? {} : { id: key } }, rest)
   } catch (err) {
     say({ line: `a send rejected: ${(err as Error).message}` })
   }
@@ -101,20 +101,20 @@ let tokens = 0
 
 const calls = {
   /** Sends to each of the rooms in turn, at a rate, until it is stopped. */
-  write (writer: string, rooms: string[], rate: number): void {
+  write (writer: string, rooms: string[], rate: number, size: number): void {
     let last = performance.now()
     let budget = 0
     writers.set(writer, setInterval(() => {
       const now = performance.now()
       budget = Math.min(budget + (now - last) / 1_000 * rate, rate / 10)
       last = now
-      for (; budget >= 1; budget--) void publish(`${writer}:${tokens}`, rooms[tokens++ % rooms.length] as string)
+      for (; budget >= 1; budget--) void publish(`${writer}:${tokens}`, rooms[tokens++ % rooms.length] as string, { size })
     }, 4))
   },
   stop (writer: string): void { clearInterval(writers.get(writer)) },
   /** Sends that have no answer yet. */
   open: (): number => open.size,
-  async send (writer: string, room: string, options: { except?: Except, once?: boolean, id?: string } = {}): Promise<Sent> { return await publish(`${writer}:${tokens++}`, room, options) },
+  async send (writer: string, room: string, options: SendOptions & { id?: string } = {}): Promise<Sent> { return await publish(`${writer}:${tokens++}`, room, options) },
   /** Sends at the very moment a client says that it is ready. */
   sendWhenReady (writer: string, room: string, count: number): void {
     isReady.push(() => { for (let i = 0; i < count; i++) void publish(`${writer}:${tokens++}`, room) })

@@ -63,6 +63,11 @@ export class Reader implements Heard {
   get tokens (): string[] { return this.dispatched.flatMap((one) => 'token' in one ? [one.token] : []) }
   get gaps (): string[] { return this.dispatched.flatMap((one) => 'gap' in one ? [one.gap] : []) }
 
+  /** How often presence told a change of a key. */
+  changes (kind: string, key: string): number {
+    return this.presence.flatMap((change) => change[kind] ?? []).filter((one) => one.key === key).length
+  }
+
   #open (): void {
     if (this.isAway) return
     const ports = this.#options.ports()
@@ -121,6 +126,6 @@ export class Reader implements Heard {
     if (event === 'ready') entered()
     else if (event === 'gap') this.dispatched.push({ gap: (JSON.parse(data) as { reason: string }).reason })
     else if (event === 'presence') this.presence.push(JSON.parse(data) as never)
-    else if (event === 'n') this.dispatched.push({ token: data, id: isNew ? id : undefined })
+    else if (event === 'n') this.dispatched.push({ token: data.split(' ', 1)[0] as string, id: isNew ? id : undefined })
   }
 }

@@ -38,6 +38,9 @@ export class Relay {
     for (const pair of this.pairs) pair.changed()
   }
 
+  /** What is connected now hears nothing any more; what connects later does. */
+  deafen (side: Both): void { for (const pair of this.pairs) pair.deafen(side) }
+
   /** All that is connected now is cut, once. */
   reset (): void { for (const pair of this.pairs) pair.end() }
 
@@ -63,6 +66,7 @@ class Pair {
   readonly #far: Socket
   readonly #ways: Way[]
   #lost: (() => void) | null = null
+  #isDeaf = false
 
   constructor (relay: Relay, near: Socket, far: Socket) {
     this.#relay = relay
@@ -82,7 +86,7 @@ class Pair {
       if (this.#lost !== null) {
         this.#lost()
         this.end()
-      } else if (relay.states[this.#side] !== 'deaf') this.#ways[1]?.take(chunk, relay.delay[this.#side])
+      } else if (!this.#isDeaf && relay.states[this.#side] !== 'deaf') this.#ways[1]?.take(chunk, relay.delay[this.#side])
     })
     this.changed()
   }
@@ -92,6 +96,8 @@ class Pair {
     if (state === 'cut') this.end()
     else for (const way of this.#ways) way.hold(state === 'frozen')
   }
+
+  deafen (side: Both): void { this.#isDeaf ||= side === 'both' || side === this.#side }
 
   end (): void {
     this.#relay.pairs.delete(this)
