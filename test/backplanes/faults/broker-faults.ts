@@ -1,4 +1,4 @@
-// What happens to the broker itself, whichever it is.
+// What happens to the broker itself, whichever it is. Most of it is waiting, so they run side by side.
 import type { Test } from 'tap'
 import type { Make } from './brokers.ts'
 import { cluster, pause } from './cluster.ts'
@@ -6,7 +6,8 @@ import { until } from '../../helper.ts'
 import type { NodeConfig } from './node.ts'
 
 export function brokerFaults (t: Test, make: Make, library: NodeConfig['library'] = '@redis/client'): void {
-  t.test('the broker stands still for two seconds', async (t) => {
+  t.jobs = 4
+  t.test('the broker stands still for two seconds', { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
     const all = await cluster(t, { broker: broker.kind, port: broker.port, library })
@@ -19,7 +20,7 @@ export function brokerFaults (t: Test, make: Make, library: NodeConfig['library'
     all.judge('SIGSTOP of the broker for 2 s', { gaps: 'none' })
   })
 
-  t.test('the broker stands still for thirty seconds', async (t) => {
+  t.test('the broker stands still for thirty seconds', { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
     const all = await cluster(t, { broker: broker.kind, port: broker.port, library, clients: 1 })
@@ -32,7 +33,7 @@ export function brokerFaults (t: Test, make: Make, library: NodeConfig['library'
     all.judge('SIGSTOP of the broker for 30 s', { gaps: 'none' })
   })
 
-  t.test('the broker is away for half a minute', async (t) => {
+  t.test('the broker is away for half a minute', { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
     const all = await cluster(t, { broker: broker.kind, port: broker.port, library, clients: 1 })
@@ -45,7 +46,7 @@ export function brokerFaults (t: Test, make: Make, library: NodeConfig['library'
     all.judge('the broker away for 25 s', { gaps: broker.kind === 'redis' ? 'some' : 'none' })
   })
 
-  t.test('there is no broker at the start, nor for a while', async (t) => {
+  t.test('there is no broker at the start, nor for a while', { buffered: true }, async (t) => {
     const broker = await make(t)
     const all = await cluster(t, { broker: broker.kind, port: broker.port, library, clients: 0, options: { onUnavailable: 'degrade' } })
     for (const at of [0, 1]) for (const transport of ['sse', 'ws'] as const) all.reader(at, transport)

@@ -216,6 +216,10 @@ export class Cluster {
   async settle (): Promise<void> {
     await this.stop()
     await this.complete()
+    await this.end()
+  }
+
+  async end (): Promise<void> {
     const node = this.nodes.find(({ isGone }) => !isGone) as ClusterNode
     const ends = await Promise.all(this.rooms.map((room) => node.call('send', `end${this.nodes.indexOf(node)}`, room)))
     await within(SETTLED, () => this.readers.every((reader) => reader.isAway || ends.every(({ token, answer, room }) => answer !== 'accepted' || !reader.rooms.includes(room) || reader.tokens.includes(token))))

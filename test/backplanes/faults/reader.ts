@@ -47,6 +47,9 @@ export class Reader implements Heard {
     this.#open()
   }
 
+  /** Does not come back when it is ended. */
+  stays (): void { this.isAway = true }
+
   /** Leaves for another node, or for good. */
   leave (to?: number): void {
     this.isAway = to === undefined

@@ -3,4 +3,7 @@ import { withRedis } from '../../redis.ts'
 import { brokerFaults } from './broker-faults.ts'
 import { makeRedis } from './brokers.ts'
 
-withRedis(t, () => brokerFaults(t, makeRedis))
+withRedis(t, () => {
+  t.jobs = 3
+  for (const library of ['@redis/client', 'ioredis', 'iovalkey'] as const) t.test(library, { buffered: true }, async (t) => { brokerFaults(t, makeRedis, library) })
+})
