@@ -53,18 +53,20 @@ withNats(() => {
   t.test('the stream is purged', async (t) => {
     const nats = await started(t)
     const all = await cluster(t, { broker: 'nats', port: nats.port })
-    const [away, ...others] = all.readers
+    const [away] = all.readers
     await all.write(200)
     away?.leave()
     await all.accepted(50)
     await nats.empty()
     await all.accepted(50)
-    away?.back(1)
+    const third = await all.node() // the others may have read what was there
+    await third.started()
+    away?.back(2)
     await until(() => away?.isIn)
     await all.returned()
     await all.settle()
     all.judge('a purged stream', { gaps: 'any' })
-    t.ok(away?.gaps.includes('trimmed'), 'who needs it is told')
-    t.strictSame(others.flatMap(({ gaps }) => gaps), [], 'and nobody else')
+    t.strictSame([...new Set(away?.gaps)], ['trimmed'], 'who needs it is told')
+    t.strictSame(all.readers.slice(1).flatMap(({ gaps }) => gaps), [], 'and nobody else')
   })
 })
