@@ -34,6 +34,7 @@ t.test('a gap excuses what is missing where it stands, and nothing else', async 
   t.match(verdict(made('1;2;3'), [client('1_')]), { ...blank, missed: 2 })
   t.match(verdict(made('1;2;3;4'), [client('_24')]), { lost: ['c w:3'], missed: 1 })
   t.match(verdict(made('1;2;3;4'), [client('134_')]), { lost: ['c w:2'], missed: 0 })
+  t.match(verdict(made('1;2;3;4').reverse(), [client('1_4')]), { lost: [], missed: 2 }, 'in whichever order their answers came')
 })
 
 t.test('what was refused, or has no answer, may come once or not', async (t) => {

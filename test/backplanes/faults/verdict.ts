@@ -43,6 +43,7 @@ export function verdict (sent: Iterable<Sent>, clients: readonly Heard[]): Verdi
     const key = `${split(one.token).writer} ${one.room}`
     accepted.set(key, [...accepted.get(key) ?? [], one])
   }
+  for (const list of accepted.values()) list.sort((one, other) => one.began - other.began) // answers come in any order
   for (const client of clients) judge(client)
   return found
 
