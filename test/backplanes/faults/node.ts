@@ -50,7 +50,7 @@ function ready (): void { for (const listener of isReady) listener() }
 
 const app = Fastify({
   forceCloseConnections: false,
-  logger: { level: 'warn', stream: { write: (line: string) => { const { msg, err } = JSON.parse(line) as { msg: string, err?: { message: string } }; say({ line: err === undefined ? msg : `${msg}: ${err.message}` }) } } }
+  logger: { level: 'warn', stream: { write: (line: string) => { const { msg, err } = JSON.parse(line) as { msg: string, err?: { message: string } | null }; say({ line: err === undefined || err === null ? msg : `${msg}: ${err.message}` }) } } }
 })
 await app.register(connections, {
   identify: (request) => (request.query as { user?: string }).user,
