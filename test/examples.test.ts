@@ -1,15 +1,16 @@
 import { spawn } from 'node:child_process'
 import { EventEmitter, once } from 'node:events'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { delimiter, join } from 'node:path'
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { FastifyInstance } from 'fastify'
 import t from 'tap'
 import type { Test } from 'tap'
 import { uncovered } from './child.ts'
+import { cluster, missing } from './example-cluster.ts'
 import { listen, refusalOf, sseClient, until, wsClient } from './helper.ts'
 import { natsServer } from './nats.ts'
-import { freePort, redisServer } from './redis.ts'
+import { redisServer } from './redis.ts'
 
 const folder = join(import.meta.dirname, '..', 'examples')
 const names = readdirSync(folder).filter((name) => name.endsWith('.ts')).map((name) => name.slice(0, -3))
@@ -239,23 +240,13 @@ t.test('long-poll is a third transport: rooms, history and the end of those who 
   t.equal((await fetch(`http://127.0.0.1:${port}/poll/${again}`)).status, 404)
 })
 
-/** Why a test is skipped where nobody insists on it. */
-function missing (program: string): string | false {
-  const isThere = (process.env.PATH ?? '').split(delimiter).concat('/usr/sbin').some((folder) => existsSync(join(folder, program)))
-  return isThere || process.env.REQUIRE_SERVICES === '1' ? false : `${program} is not installed`
-}
-
 tested.add('cluster')
 for (const kind of ['redis', 'nats'] as const) {
   t.test(`cluster is one chat on two nodes of ${kind}, and goes on when one of them is killed`, { skip: missing(`${kind}-server`) }, async (t) => {
     const broker = kind === 'redis' ? (await redisServer(t)).url : `nats://${(await natsServer(t)).url}`
-    const ports = [await freePort(), await freePort()] as const
-    const NODES = ports.map((port) => `127.0.0.1:${port}`).join()
-    const nodes = ports.map((port) => spawn(process.execPath, ['--import', 'tsx', join(folder, 'cluster.ts')], { env: { ...process.env, ...uncovered, BROKER: broker, NODES, PORT: String(port) }, stdio: ['ignore', 'pipe', 'inherit'] }))
-    t.teardown(() => { for (const node of nodes) node.kill('SIGKILL') })
-    await Promise.all(nodes.map(({ stdout }) => once(createInterface(stdout), 'line')))
+    const { ports, names } = await cluster(t, broker)
     const page = await (await fetch(`http://127.0.0.1:${ports[0]}/`)).text()
-    t.ok(page.includes(JSON.stringify(NODES.split(','))))
+    t.ok(page.includes(JSON.stringify(names)))
     t.match(await refusalOf(wsClient(ports[1], '/chat', { origin: 'http://elsewhere.example' })), { statusCode: 403 })
 
     const here = await wsClient(ports[0], '/chat?lastEventId=')
