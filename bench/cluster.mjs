@@ -187,7 +187,8 @@ const round = (value) => value >= 100 ? value.toFixed(0) : value.toFixed(1)
 const text = ({ median, min, max }) => `${round(median)} [${round(min)}-${round(max)}]`
 const row = (values) => `| ${values.join(' | ')} |`
 const lines = [row(['', 'nodes', 'events a turn', 'CPU of all nodes per publish, us', 'per delivery, us', 'of socket.io\'s', 'CPU of the broker per publish, us', 'bytes to and from the broker per publish', 'delivered']), row(Array(9).fill('---'))]
-for (const one of cases) {
+const all = [...new Set(Object.keys(runs).map((key) => key.slice(key.indexOf(' ') + 1)))].map((key) => ({ kept: key.startsWith('true'), nodes: Number(key.split(' ')[1]) }))
+for (const one of all.sort((a, b) => Number(b.kept) - Number(a.kept) || a.nodes - b.nodes)) {
   for (const events of TURNS) {
     for (const contender of contenders) {
       const mine = runs[keyOf(contender, one)]
