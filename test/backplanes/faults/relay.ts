@@ -117,6 +117,7 @@ class Way {
   constructor (from: Socket, to: Socket) {
     this.#from = from
     this.#to = to
+    to.on('drain', () => { if (!this.#held) from.resume() })
   }
 
   take (chunk: Buffer, delay: number): void {
@@ -145,7 +146,6 @@ class Way {
       }
       this.#waiting.shift()
       if (!this.#to.write(chunk)) this.#from.pause() // as the sockets would without us: whoever does not read is felt by who writes
-      else if (!this.#held) this.#from.resume()
     }
   }
 }
