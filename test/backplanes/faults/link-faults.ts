@@ -1,4 +1,4 @@
-// What happens between a node and its broker, whichever it is.
+// What happens between a node and its broker, whichever it is. Much of it is waiting, so they run side by side.
 import type { Test } from 'tap'
 import { until } from '../../helper.ts'
 import type { Make } from './brokers.ts'
@@ -9,7 +9,8 @@ import type { NodeConfig } from './node.ts'
 type Nodes = [ClusterNode, ClusterNode]
 
 export function linkFaults (t: Test, make: Make, library: NodeConfig['library'] = '@redis/client', known: Known = {}): void {
-  t.test('the link of a node is cut for three seconds', async (t) => {
+  t.jobs = 3
+  t.test('the link of a node is cut for three seconds', { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
     const all = await cluster(t, { broker: broker.kind, port: broker.port, known, library })
@@ -22,7 +23,7 @@ export function linkFaults (t: Test, make: Make, library: NodeConfig['library'] 
     all.judge('a link cut for 3 s', { gaps: 'none' })
   })
 
-  t.test('the last event is lost on the way, and then there is silence', async (t) => {
+  t.test('the last event is lost on the way, and then there is silence', { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
     const all = await cluster(t, { broker: broker.kind, port: broker.port, known, library, options: { audit: 2_000 } })
@@ -39,7 +40,7 @@ export function linkFaults (t: Test, make: Make, library: NodeConfig['library'] 
     all.judge('the last event lost, then silence', { gaps: 'none' })
   })
 
-  t.test('a subscriber goes deaf', async (t) => {
+  t.test('a subscriber goes deaf', { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
     const all = await cluster(t, { broker: broker.kind, port: broker.port, known, library })
@@ -50,7 +51,7 @@ export function linkFaults (t: Test, make: Make, library: NodeConfig['library'] 
     all.judge('a deaf subscriber', { gaps: 'none' })
   })
 
-  t.test('events are sent at the instant at which a client says that it is ready', async (t) => {
+  t.test('events are sent at the instant at which a client says that it is ready', { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
     const all = await cluster(t, { broker: broker.kind, port: broker.port, known, library })
@@ -67,7 +68,7 @@ export function linkFaults (t: Test, make: Make, library: NodeConfig['library'] 
     t.ok(all.sent.some(({ token, answer }) => token.startsWith('instant:') && answer === 'accepted'))
   })
 
-  t.test('the reply to a publication is lost', async (t) => {
+  t.test('the reply to a publication is lost', { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
     const all = await cluster(t, { broker: broker.kind, port: broker.port, known, library })

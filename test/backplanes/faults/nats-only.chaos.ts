@@ -13,7 +13,8 @@ async function started (t: Test): Promise<Nats> {
 }
 
 withNats(() => {
-  t.test('NATS is killed, and started again with its store', async (t) => {
+  t.jobs = 2
+  t.test('NATS is killed, and started again with its store', { buffered: true }, async (t) => {
     const nats = await started(t)
     const all = await cluster(t, { broker: 'nats', port: nats.port })
     await all.write(200)
@@ -34,7 +35,7 @@ withNats(() => {
     ['the stream is deleted', (nats) => nats.api('STREAM.DELETE.fastify-real')]
   ]
   for (const [what, lose] of losses) {
-    t.test(what, async (t) => {
+    t.test(what, { buffered: true }, async (t) => {
       const nats = await started(t)
       const all = await cluster(t, { broker: 'nats', port: nats.port })
       const away = all.readers[0]
@@ -50,7 +51,7 @@ withNats(() => {
     })
   }
 
-  t.test('the stream is purged', async (t) => {
+  t.test('the stream is purged', { buffered: true }, async (t) => {
     const nats = await started(t)
     const all = await cluster(t, { broker: 'nats', port: nats.port })
     const [away] = all.readers

@@ -15,7 +15,8 @@ async function started (t: Test, args: string[] = []): Promise<Redis> {
 }
 
 withRedis(t, () => {
-  t.test('Redis is started again without what it had', async (t) => {
+  t.jobs = 2
+  t.test('Redis is started again without what it had', { buffered: true }, async (t) => {
     const redis = await started(t)
     const all = await cluster(t, { broker: 'redis', port: redis.port })
     await all.write(200)
@@ -27,7 +28,7 @@ withRedis(t, () => {
     all.judge('restart without persistence', { gaps: 'some' })
   })
 
-  t.test('the subscriber link is cut for three seconds, and the publisher link stays', async (t) => {
+  t.test('the subscriber link is cut for three seconds, and the publisher link stays', { buffered: true }, async (t) => {
     const redis = await started(t)
     const all = await cluster(t, { broker: 'redis', port: redis.port })
     await all.write(200)
@@ -39,7 +40,7 @@ withRedis(t, () => {
     all.judge('the subscriber link cut for 3 s', { gaps: 'none' })
   })
 
-  t.test('the publisher link is cut for three seconds, and the subscriber link stays', async (t) => {
+  t.test('the publisher link is cut for three seconds, and the subscriber link stays', { buffered: true }, async (t) => {
     const redis = await started(t)
     const all = await cluster(t, { broker: 'redis', port: redis.port })
     await all.write(200)
@@ -56,7 +57,7 @@ withRedis(t, () => {
     ['only what says where the sequence is was evicted', (redis) => redis.evict('*:meta')]
   ]
   for (const [what, lose] of losses) {
-    t.test(what, async (t) => {
+    t.test(what, { buffered: true }, async (t) => {
       const redis = await started(t)
       const all = await cluster(t, { broker: 'redis', port: redis.port })
       const away = all.readers[0]
@@ -72,7 +73,7 @@ withRedis(t, () => {
     })
   }
 
-  t.test('only the stream of a room was evicted', async (t) => {
+  t.test('only the stream of a room was evicted', { buffered: true }, async (t) => {
     const redis = await started(t)
     const all = await cluster(t, { broker: 'redis', port: redis.port })
     const [away, ...others] = all.readers
@@ -89,7 +90,7 @@ withRedis(t, () => {
     t.strictSame([away?.gaps, others.flatMap(({ gaps }) => gaps)], [['trimmed'], []])
   })
 
-  t.test('a replica is promoted behind the old master', async (t) => {
+  t.test('a replica is promoted behind the old master', { buffered: true }, async (t) => {
     const master = await started(t)
     const link = await new Relay(master.port).start(t)
     const replica = await started(t, ['--replicaof', '127.0.0.1', String(link.port)])
@@ -114,7 +115,7 @@ withRedis(t, () => {
     all.judge('a replica promoted behind the old master', { gaps: 'some' })
   })
 
-  t.test('the limit of the output buffer of pub/sub is hit', async (t) => {
+  t.test('the limit of the output buffer of pub/sub is hit', { buffered: true }, async (t) => {
     const redis = await started(t, ['--client-output-buffer-limit', 'pubsub 256kb 128kb 1'])
     const all = await cluster(t, { broker: 'redis', port: redis.port, clients: 1 })
     await all.write(100, all.nodes, all.rooms, 30_000)
