@@ -200,10 +200,13 @@ export class Cluster {
     }))
   }
 
+  /** Nothing is sent any more. */
+  async quiet (): Promise<void> { await Promise.all([...this.#writers].map(async ([writer, node]) => { if (!node.isGone) await node.call('stop', writer) })) }
+
   /** Nothing is sent any more, and everything is answered. */
   async stop (): Promise<void> {
     const alive = this.nodes.filter(({ isGone }) => !isGone)
-    await Promise.all([...this.#writers].map(async ([writer, node]) => { if (!node.isGone) await node.call('stop', writer) }))
+    await this.quiet()
     await within(SETTLED, async () => (await Promise.all(alive.map((node) => node.call('open')))).every((open) => open === 0))
   }
 

@@ -122,6 +122,7 @@ withRedis(t, () => {
     all.nodes[0]?.relay.set('subscriber', 'frozen')
     const before = await redis.do('CLIENT', 'LIST', 'TYPE', 'pubsub')
     await until(async () => count(await redis.do('CLIENT', 'LIST', 'TYPE', 'pubsub')) < count(before))
+    await all.quiet() // megabytes wait for it already
     all.nodes[0]?.relay.set('subscriber', 'open')
     await all.returned()
     await all.settle()
