@@ -252,6 +252,7 @@ export class Cluster {
     const { accepted, refused, doubt, dispatched, missed, lost, doubled, disordered, foreign } = found
     const todo = this.#options.known?.[what]
     const known = todo === undefined ? {} : { todo }
+    const lines = this.nodes.map((node) => node.lines.slice(-10))
     const few = (tokens: string[]): string[] => tokens.slice(0, 10)
     t.strictSame({ lost: lost.length, doubled: doubled.length, disordered: disordered.length, foreign: foreign.length }, { lost: 0, doubled: 0, disordered: 0, foreign: 0 }, what, {
       ...known,
@@ -260,11 +261,11 @@ export class Cluster {
       disordered: few(disordered),
       foreign: few(foreign),
       around: lost.slice(0, 2).map((one) => this.around(one)),
-      lines: this.nodes.map(({ lines }) => lines.slice(-10))
+      lines
     })
     const told = this.readers.filter((reader) => reader.gaps.length > 0).length
-    if (gaps === 'none') t.strictSame(found.gaps, {}, `${what}: no gap`, known)
-    if (gaps === 'some') t.equal(told, this.readers.length, `${what}: every client was told`, known)
+    if (gaps === 'none') t.strictSame(found.gaps, {}, `${what}: no gap`, { ...known, lines })
+    if (gaps === 'some') t.equal(told, this.readers.length, `${what}: every client was told`, { ...known, lines })
     t.ok(accepted > 0 && dispatched > 0, `${what}: something was sent`)
     const visits = this.readers.reduce((sum, reader) => sum + reader.visits - 1, 0)
     t.comment(`${what}: accepted ${accepted}, refused ${refused}, in doubt ${doubt}; dispatched ${dispatched} by ${this.readers.length} clients, came back ${visits}; lost ${lost.length}, announced ${missed} (${JSON.stringify(found.gaps)}), doubled ${doubled.length}, disordered ${disordered.length}${this.again.length > 0 ? `; accepted again after ${this.again.join(', ')} ms` : ''}`)
