@@ -23,11 +23,11 @@ const SETTLED = 20_000 // after which what has not come is lost
 export const pause = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds))
 
 /** Waits for a condition, but not for ever; says whether it held. */
-export async function within (milliseconds: number, condition: () => unknown): Promise<boolean> {
+export async function within (milliseconds: number, condition: () => unknown, step: number = 5): Promise<boolean> {
   const last = performance.now() + milliseconds
   while (!await condition()) {
     if (performance.now() > last) return false
-    await pause(5)
+    await pause(step)
   }
   return true
 }
@@ -193,7 +193,7 @@ export class Cluster {
         answers.push(answer)
         answer.then((sent) => { if (sent.answer === 'accepted') first ??= sent }, () => {})
         return first
-      })
+      }, 20)
       const after = Math.round(performance.now() - since)
       this.again.push(after)
       this.#t.ok(isAgain, `publishing is accepted again, ${after} ms after the broker was back`)
