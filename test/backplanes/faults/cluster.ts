@@ -110,16 +110,12 @@ export interface ClusterOptions {
   library?: NodeConfig['library']
   options?: object
   connections?: ConnectionsOptions
-  known?: Known
 }
 
 export interface Expected {
   /** `none`: nothing is lost, and no gap was announced. `some`: every client was told of one. `any`: whoever lost something was told. */
   gaps: 'none' | 'some' | 'any'
 }
-
-/** What is known to fail, by the name of its verdict: why. */
-export type Known = Record<string, string>
 
 export class Cluster {
   readonly nodes: ClusterNode[] = []
@@ -250,12 +246,9 @@ export class Cluster {
     const t = this.#t
     const found = this.verdict()
     const { accepted, refused, doubt, dispatched, missed, lost, doubled, disordered, foreign } = found
-    const todo = this.#options.known?.[what]
-    const known = todo === undefined ? {} : { todo }
     const lines = this.nodes.map((node) => node.lines.slice(-10))
     const few = (tokens: string[]): string[] => tokens.slice(0, 10)
     t.strictSame({ lost: lost.length, doubled: doubled.length, disordered: disordered.length, foreign: foreign.length }, { lost: 0, doubled: 0, disordered: 0, foreign: 0 }, what, {
-      ...known,
       lost: few(lost),
       doubled: few(doubled),
       disordered: few(disordered),
@@ -264,8 +257,8 @@ export class Cluster {
       lines
     })
     const told = this.readers.filter((reader) => reader.gaps.length > 0).length
-    if (gaps === 'none') t.strictSame(found.gaps, {}, `${what}: no gap`, { ...known, lines })
-    if (gaps === 'some') t.equal(told, this.readers.length, `${what}: every client was told`, { ...known, lines })
+    if (gaps === 'none') t.strictSame(found.gaps, {}, `${what}: no gap`, { lines })
+    if (gaps === 'some') t.equal(told, this.readers.length, `${what}: every client was told`, { lines })
     t.ok(accepted > 0 && dispatched > 0, `${what}: something was sent`)
     const visits = this.readers.reduce((sum, reader) => sum + reader.visits - 1, 0)
     t.comment(`${what}: accepted ${accepted}, refused ${refused}, in doubt ${doubt}; dispatched ${dispatched} by ${this.readers.length} clients, came back ${visits}; lost ${lost.length}, announced ${missed} (${JSON.stringify(found.gaps)}), doubled ${doubled.length}, disordered ${disordered.length}${this.again.length > 0 ? `; accepted again after ${this.again.join(', ')} ms` : ''}`)

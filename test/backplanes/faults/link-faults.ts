@@ -3,17 +3,17 @@ import type { Test } from 'tap'
 import { until } from '../../helper.ts'
 import type { Make } from './brokers.ts'
 import { cluster, pause } from './cluster.ts'
-import type { ClusterNode, Known } from './cluster.ts'
+import type { ClusterNode } from './cluster.ts'
 import type { NodeConfig } from './node.ts'
 
 type Nodes = [ClusterNode, ClusterNode]
 
-export function linkFaults (t: Test, make: Make, library: NodeConfig['library'] = '@redis/client', known: Known = {}): void {
+export function linkFaults (t: Test, make: Make, library: NodeConfig['library'] = '@redis/client'): void {
   t.jobs = 3
   t.test('the link of a node is cut for three seconds', { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
-    const all = await cluster(t, { broker: broker.kind, port: broker.port, known, library })
+    const all = await cluster(t, { broker: broker.kind, port: broker.port, library })
     await all.write(200)
     all.nodes[0]?.relay.set('both', 'cut')
     await pause(3_000)
@@ -26,7 +26,7 @@ export function linkFaults (t: Test, make: Make, library: NodeConfig['library'] 
   t.test('the last event is lost on the way, and then there is silence', { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
-    const all = await cluster(t, { broker: broker.kind, port: broker.port, known, library, options: { audit: 2_000 } })
+    const all = await cluster(t, { broker: broker.kind, port: broker.port, library, options: { audit: 2_000 } })
     const [one, other] = all.nodes as Nodes
     await all.write(100)
     await all.accepted(50)
@@ -43,7 +43,7 @@ export function linkFaults (t: Test, make: Make, library: NodeConfig['library'] 
   t.test('a subscriber goes deaf', { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
-    const all = await cluster(t, { broker: broker.kind, port: broker.port, known, library })
+    const all = await cluster(t, { broker: broker.kind, port: broker.port, library })
     await all.write(100)
     all.nodes[0]?.relay.deafen(broker.kind === 'redis' ? 'subscriber' : 'both')
     await all.accepted(100, [all.nodes[1] as ClusterNode])
@@ -54,7 +54,7 @@ export function linkFaults (t: Test, make: Make, library: NodeConfig['library'] 
   t.test('events are sent at the instant at which a client says that it is ready', { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
-    const all = await cluster(t, { broker: broker.kind, port: broker.port, known, library })
+    const all = await cluster(t, { broker: broker.kind, port: broker.port, library })
     const [one, other] = all.nodes as Nodes
     await one.call('sendWhenReady', 'instant', 'a', 20)
     await all.write(100)
@@ -71,7 +71,7 @@ export function linkFaults (t: Test, make: Make, library: NodeConfig['library'] 
   t.test('the reply to a publication is lost', { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
-    const all = await cluster(t, { broker: broker.kind, port: broker.port, known, library })
+    const all = await cluster(t, { broker: broker.kind, port: broker.port, library })
     const [one] = all.nodes as Nodes
     await all.write(50)
     for (let round = 0; round < 10; round++) {

@@ -3,15 +3,15 @@ import type { Test } from 'tap'
 import { until } from '../../helper.ts'
 import type { Make } from './brokers.ts'
 import { cluster, pause } from './cluster.ts'
-import type { ClusterNode, Known } from './cluster.ts'
+import type { ClusterNode } from './cluster.ts'
 
 type Nodes = [ClusterNode, ClusterNode]
 
-export function nodeFaults (t: Test, make: Make, known: Known = {}): void {
+export function nodeFaults (t: Test, make: Make): void {
   t.test('a node is killed under 2,000 events a second, and its clients go on at the others', async (t) => {
     const broker = await make(t)
     await broker.start()
-    const all = await cluster(t, { broker: broker.kind, port: broker.port, known, nodes: 3 })
+    const all = await cluster(t, { broker: broker.kind, port: broker.port, nodes: 3 })
     await all.write(700)
     await pause(500)
     await all.nodes[0]?.kill()
@@ -24,7 +24,7 @@ export function nodeFaults (t: Test, make: Make, known: Known = {}): void {
   t.test('clients go to a node that lags behind, and back', async (t) => {
     const broker = await make(t)
     await broker.start()
-    const all = await cluster(t, { broker: broker.kind, port: broker.port, known })
+    const all = await cluster(t, { broker: broker.kind, port: broker.port })
     const [, slow] = all.nodes as Nodes
     await all.write(300)
     slow.relay.delay.subscriber = 400
@@ -42,7 +42,7 @@ export function nodeFaults (t: Test, make: Make, known: Known = {}): void {
   t.test('a room beside a busy one loses nothing, however small the history is', async (t) => {
     const broker = await make(t)
     await broker.start()
-    const all = await cluster(t, { broker: broker.kind, port: broker.port, known, clients: 0, rooms: ['quiet'], connections: { history: { events: 50 } } })
+    const all = await cluster(t, { broker: broker.kind, port: broker.port, clients: 0, rooms: ['quiet'], connections: { history: { events: 50 } } })
     for (const at of [0, 1, 0, 1]) for (const transport of ['sse', 'ws'] as const) all.reader(at, transport)
     await until(() => all.readers.every(({ isIn }) => isIn))
     await all.write(700, all.nodes, ['busy'])
@@ -62,7 +62,7 @@ export function nodeFaults (t: Test, make: Make, known: Known = {}): void {
   t.test('a node stands still for longer than its lease, and wakes', async (t) => {
     const broker = await make(t)
     await broker.start()
-    const all = await cluster(t, { broker: broker.kind, port: broker.port, known, connections: { presence: { timeout: 1_500 } }, clients: 1 })
+    const all = await cluster(t, { broker: broker.kind, port: broker.port, connections: { presence: { timeout: 1_500 } }, clients: 1 })
     const watcher = all.reader(1, 'sse', { watches: '' }, ['hall'])
     const keys = ['ada', 'bob']
     for (const [at, key] of keys.entries()) all.reader(at, 'ws', { key }, ['hall'])
@@ -87,7 +87,7 @@ export function nodeFaults (t: Test, make: Make, known: Known = {}): void {
   t.test('the clock of a node jumps, forwards and back', async (t) => {
     const broker = await make(t)
     await broker.start()
-    const all = await cluster(t, { broker: broker.kind, port: broker.port, known, connections: { presence: { timeout: 1_500 } } })
+    const all = await cluster(t, { broker: broker.kind, port: broker.port, connections: { presence: { timeout: 1_500 } } })
     const watcher = all.reader(1, 'sse', { watches: '' }, ['hall'])
     all.reader(0, 'ws', { key: 'ada' }, ['hall'])
     await until(() => watcher.changes('joined', 'ada') + watcher.changes('snapshot', 'ada') > 0)
