@@ -36,8 +36,7 @@ function backplane (): Backplane {
     client.on('error', () => {}).on('ready', ready)
     return redis({ client, ...options })
   }
-  // its default waits for up to 5 s, and publishing is to be accepted again within 3 s
-  const client = library === 'ioredis' ? new IoRedis(port, '127.0.0.1', { retryStrategy: (times) => Math.min(times * 50, 1_000) }) : new IoValkey(port, '127.0.0.1') as unknown as IoRedis
+  const client = library === 'ioredis' ? new IoRedis(port, '127.0.0.1') : new IoValkey(port, '127.0.0.1') as unknown as IoRedis
   client.on('error', () => {}).on('ready', ready)
   return redis({ client, ...options })
 }
