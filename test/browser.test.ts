@@ -9,8 +9,10 @@ import t from 'tap'
 import type { Test } from 'tap'
 import { demo } from '../examples/demo/app.ts'
 import type { DemoOptions } from '../examples/demo/app.ts'
+import { cluster, missing } from './example-cluster.ts'
 import { build, listen, until } from './helper.ts'
 import type { BuildOptions } from './helper.ts'
+import { redisServer } from './redis.ts'
 
 const args = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
 const executablePath = ['chromium', 'chromium-browser']
@@ -316,6 +318,34 @@ function tests (browser: Browser): void {
       await until(async () => (await tab.all('#orders .item')).length === 1)
       t.strictSame(await tab.all('#log .text'), ['before', 'after'], 'what the page knew stays')
       t.strictSame(besideRefusals(tab), [])
+    }
+  })
+
+  t.test('the pages of a cluster show one chat, and that of a node that is killed goes on at the other', { skip: missing('redis-server') }, async (t) => {
+    const { names } = await cluster(t, (await redisServer(t)).url)
+    const open = async (name: string): Promise<Page> => {
+      const page = await (await browser.newContext()).newPage()
+      t.after(() => page.context().close())
+      await page.goto(`http://${name}/`)
+      await page.getByText(`On ${name}`).waitFor()
+      return page
+    }
+    const [here, there] = [await open(names[0] as string), await open(names[1] as string)]
+    const say = async (page: Page, text: string): Promise<void> => {
+      await page.fill('input', text)
+      await page.press('input', 'Enter')
+    }
+    const said = (page: Page): Promise<string[]> => page.locator('li').allInnerTexts()
+    await say(here, 'one')
+    await until(async () => (await said(there)).length === 1)
+    await say(here, '/kill')
+    await here.getByText('On no node').waitFor()
+    await say(there, 'two')
+    await here.getByText(`On ${names[1]}`).waitFor()
+    await say(here, 'three')
+    for (const page of [here, there]) {
+      await until(async () => (await said(page)).length === 3)
+      t.strictSame((await said(page)).map((text) => text.split(' ')[0]), ['one', 'two', 'three'])
     }
   })
 

@@ -7,7 +7,10 @@ import type { FastifyInstance } from 'fastify'
 import t from 'tap'
 import type { Test } from 'tap'
 import { uncovered } from './child.ts'
-import { listen, sseClient, until, wsClient } from './helper.ts'
+import { cluster, missing } from './example-cluster.ts'
+import { listen, refusalOf, sseClient, until, wsClient } from './helper.ts'
+import { natsServer } from './nats.ts'
+import { redisServer } from './redis.ts'
 
 const folder = join(import.meta.dirname, '..', 'examples')
 const names = readdirSync(folder).filter((name) => name.endsWith('.ts')).map((name) => name.slice(0, -3))
@@ -236,6 +239,34 @@ t.test('long-poll is a third transport: rooms, history and the end of those who 
   t.same(await poll(again), [], 'the next poll fetches the end')
   t.equal((await fetch(`http://127.0.0.1:${port}/poll/${again}`)).status, 404)
 })
+
+tested.add('cluster')
+for (const kind of ['redis', 'nats'] as const) {
+  t.test(`cluster is one chat on two nodes of ${kind}, and goes on when one of them is killed`, { skip: missing(`${kind}-server`) }, async (t) => {
+    const broker = kind === 'redis' ? (await redisServer(t)).url : `nats://${(await natsServer(t)).url}`
+    const { ports, names } = await cluster(t, broker)
+    const page = await (await fetch(`http://127.0.0.1:${ports[0]}/`)).text()
+    t.ok(page.includes(JSON.stringify(names)))
+    t.match(await refusalOf(wsClient(ports[1], '/chat', { origin: 'http://elsewhere.example' })), { statusCode: 403 })
+
+    const here = await wsClient(ports[0], '/chat?lastEventId=')
+    const there = await wsClient(ports[1], '/chat?lastEventId=', { origin: `http://127.0.0.1:${ports[0]}` })
+    const said = ({ messages }: typeof here): unknown[] => messages.map(json).filter(({ event }) => event === 'said').map(({ data }) => data)
+    for (const client of [here, there]) await client.wait(named('ready'))
+    here.send('hello')
+    for (const client of [here, there]) await client.wait(named('said'))
+    t.strictSame(said(there), [{ text: 'hello', node: String(ports[0]) }])
+    const { id } = json(await here.wait(named('said')))
+    here.send('/kill')
+    await until(() => here.closed)
+    there.send('still there?')
+    await until(() => said(there).length === 2)
+    const back = await wsClient(ports[1], `/chat?lastEventId=${id}`)
+    await back.wait(named('said'))
+    t.strictSame(said(back), [{ text: 'still there?', node: String(ports[1]) }])
+    for (const client of [there, back]) client.close()
+  })
+}
 
 t.test('every example is told of in their README, tested here, short, and starts when it is run', async (t) => {
   const readme = readFileSync(join(folder, 'README.md'), 'utf8')

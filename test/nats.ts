@@ -38,6 +38,7 @@ export class NatsServer {
   }
 
   get url (): string { return `127.0.0.1:${this.port}` }
+  get process (): ChildProcess { return this.#child as ChildProcess }
 
   async start (): Promise<void> {
     const child = this.#child = spawn(program as string, ['-a', '127.0.0.1', '-p', String(this.port), ...this.#args], { stdio: 'ignore' })
