@@ -36,10 +36,14 @@ export async function freePort (): Promise<number> {
 /** A server that keeps nothing, ended after the test. */
 export async function redisServer (t: Test, port?: number, args: string[] = []): Promise<RedisServer> {
   port ??= await freePort()
-  const child = spawn(executable as string, ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--daemonize', 'no', ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const folder = await mkdtemp(join(tmpdir(), 'redis-')) // a replica writes what it is sent
+  const child = spawn(executable as string, ['--port', String(port), '--bind', '127.0.0.1', '--dir', folder, '--save', '', '--appendonly', 'no', '--daemonize', 'no', ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
   const ended = new Promise((resolve) => child.once('exit', resolve))
   const stop = async (signal: NodeJS.Signals = 'SIGKILL'): Promise<void> => { child.kill(signal); await ended }
-  t.after(() => stop())
+  t.after(async () => {
+    await stop()
+    await rm(folder, { recursive: true, force: true })
+  })
   await new Promise<void>((resolve, reject) => {
     let said = ''
     child.stdout.setEncoding('utf8').on('data', (text: string) => { said += text; if (said.includes('Ready to accept connections')) resolve() })

@@ -42,7 +42,7 @@ export interface NatsOptions {
   /** At the start: `fail` rejects (the default), `degrade` starts without the server and goes on trying. */
   onUnavailable?: 'fail' | 'degrade' | undefined
   /** What is sent while the server is away waits for it (`queue`, the default) or is refused at once. */
-  whileAway?: 'queue' | 'refuse' | undefined
+  whenAway?: 'queue' | 'refuse' | undefined
   /** Bytes that may wait for the server; what is sent beyond is refused. Default: 8 MiB. */
   maxPending?: number | undefined
   /** Milliseconds after which what the server has not acknowledged is refused, and a start fails. Default: 5_000. */
@@ -62,7 +62,7 @@ export interface NatsSettings {
   replicas: number
   follow: 'auto' | 'rooms' | 'all'
   onUnavailable: 'fail' | 'degrade'
-  whileAway: 'queue' | 'refuse'
+  whenAway: 'queue' | 'refuse'
   maxPending: number
   timeout: number
   audit: number
@@ -92,7 +92,7 @@ export function checkNats (given: NatsOptions): NatsSettings {
     replicas: replicas(reader),
     follow: reader.oneOf('follow', 'auto', ['auto', 'rooms', 'all']),
     onUnavailable: reader.oneOf('onUnavailable', 'fail', ['fail', 'degrade']),
-    whileAway: reader.oneOf('whileAway', 'queue', ['queue', 'refuse']),
+    whenAway: reader.oneOf('whenAway', 'queue', ['queue', 'refuse']),
     maxPending: reader.number('maxPending', 8_388_608, { min: 1, unit: 'bytes' }),
     timeout: reader.milliseconds('timeout', 5_000, 1),
     audit: reader.milliseconds('audit', 15_000, 1),

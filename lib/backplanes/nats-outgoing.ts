@@ -73,7 +73,7 @@ export class Outbound {
 
   send (topic: string, token: string, parcel: Parcel, keep: Kept | null, once: boolean): Promise<Publication> {
     const { away, log } = this.#host
-    if (away && this.#settings.whileAway === 'refuse') return Promise.resolve(refused)
+    if (away && this.#settings.whenAway === 'refuse') return Promise.resolve(refused)
     const number = ++this.#count
     const payload = encodeParcel(parcel, { from: this.#link.instance, count: number })
     if (payload.length + OVERHEAD > this.#link.maxPayload) throw new BackplaneError(`an event has ${payload.length} bytes on its way, more than the max_payload of the server (${this.#link.maxPayload})`)

@@ -49,7 +49,7 @@ withNats(() => {
 
   t.test('what is sent while the server is away is refused where that is wanted, or too much, or takes too long', async (t) => {
     const server = await natsServer(t)
-    const no = await natsNode(t, { connection: await natsConnection(t, server, fast), name: NAME, whileAway: 'refuse', timeout: 1_000 })
+    const no = await natsNode(t, { connection: await natsConnection(t, server, fast), name: NAME, whenAway: 'refuse', timeout: 1_000 })
     const few = await natsNode(t, { connection: await natsConnection(t, server, fast), name: NAME, maxPending: 3_000, timeout: 1_000 })
     await server.stop()
     await until(async () => !(await no.send('room/x', 'x')).accepted)
@@ -281,7 +281,7 @@ withNats(() => {
 
   t.test('a server that gets its stream back within three seconds takes publications again', async (t) => {
     const server = await natsServer(t)
-    const { backplane, one, send } = await natsNode(t, { connection: (safe) => connect({ ...safe, servers: server.url }), name: NAME, whileAway: 'refuse', timeout: 1_000 })
+    const { backplane, one, send } = await natsNode(t, { connection: (safe) => connect({ ...safe, servers: server.url }), name: NAME, whenAway: 'refuse', timeout: 1_000 })
     await backplane.subscribe(one, 'room/x')
     for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
       await server.stop(signal)

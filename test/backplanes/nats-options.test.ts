@@ -18,7 +18,7 @@ t.test('the defaults are those that are documented', async (t) => {
     replicas: 1,
     follow: 'auto',
     onUnavailable: 'fail',
-    whileAway: 'queue',
+    whenAway: 'queue',
     maxPending: 8_388_608,
     timeout: 5_000,
     audit: 15_000,
@@ -47,7 +47,7 @@ t.test('a wrong option is refused with its name', async (t) => {
   refused({ replicas: 6 }, /nats\.replicas must be at most 5/)
   refused({ follow: 'some' }, /nats\.follow must be one of auto, rooms, all/)
   refused({ onUnavailable: 'wait' }, /nats\.onUnavailable must be one of fail, degrade/)
-  refused({ whileAway: 'wait' }, /nats\.whileAway must be one of queue, refuse/)
+  refused({ whenAway: 'wait' }, /nats\.whenAway must be one of queue, refuse/)
   refused({ servers: [] }, /nats\.servers is not known/)
 })
 
