@@ -9,12 +9,13 @@ import type { Test } from 'tap'
 import { errors } from '../lib/index.ts'
 import { uncovered } from './child.ts'
 import { sseClient, until, wsClient } from './helper.ts'
+import { redisServer, withRedis } from './redis.ts'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const readme = readFileSync(join(root, 'README.md'), 'utf8')
 const blocks = [...readme.matchAll(/^```(\w+)\n([\s\S]*?)^```$/gm)].map(([, language, code]) => ({ language, code: code as string }))
 const programs = blocks.filter(({ language }) => language === 'ts').map(({ code }) => code)
-const [clock, feed, chat, metrics, testing] = programs as [string, string, string, string, string]
+const [clock, feed, chat, metrics, nodes, testing] = programs as [string, string, string, string, string, string]
 const [client] = blocks.filter(({ language }) => language === 'js').map(({ code }) => code) as [string]
 
 // inside the package, so that it is found by its own name
@@ -37,7 +38,7 @@ async function portOf (child: ChildProcess): Promise<number> {
 
 t.test('the README is shorter than 300 lines and every code block is a program, a recipe or a command', async (t) => {
   t.ok(readme.trimEnd().split('\n').length < 300, 'shorter than 300 lines')
-  t.same(blocks.map(({ language }) => language), ['sh', 'ts', 'ts', 'ts', 'ts', 'js', 'ts'])
+  t.same(blocks.map(({ language }) => language), ['sh', 'ts', 'ts', 'ts', 'ts', 'ts', 'js', 'ts'])
 })
 
 t.test('its programs are well typed', async (t) => {
@@ -85,6 +86,25 @@ t.test('the recipe for metrics and the one for tests run to their end', async (t
   const children = [run(t, 'metrics.ts', metrics + '\nawait app.close()\n'), run(t, 'testing.ts', testing)]
   const codes = await Promise.all(children.map(async (child) => (await once(child, 'exit'))[0] as number))
   t.same(codes, [0, 0])
+})
+
+t.test('two of its nodes share a room', async (t) => {
+  withRedis(t, () => t.test('over one Redis', async (t) => {
+    const { url } = await redisServer(t)
+    const routes = `
+import { sseReal } from 'fastify-real'
+await app.register(sseReal)
+app.get('/feed', { sse: true }, async (_request, reply) => { await reply.sse().join('orders') })
+app.post('/orders', () => app.connections.room('orders').send({ event: 'order', data: '1234' }))
+await app.listen({ port: 3000 })`
+    const program = nodes.replace('redis://localhost:6379', url) + routes
+    const [here, there] = await Promise.all(['one.ts', 'two.ts'].map((name) => portOf(run(t, name, program)))) as [number, number]
+    const stream = await sseClient(there, '/feed')
+    await stream.wait(({ event }) => event === 'ready')
+    t.match(await (await fetch(`http://127.0.0.1:${here}/orders`, { method: 'POST' })).json(), { accepted: true, members: 0, nodes: 1 })
+    t.equal((await stream.wait(({ event }) => event === 'order')).data, '1234')
+    stream.close()
+  }))
 })
 
 t.test('the WebSocket client resumes and loses nothing', async (t) => {
