@@ -45,17 +45,23 @@ class NodeRedis implements Client {
 class NodeRedisSubscriber implements Subscriber {
   readonly #client: NodeRedisCalls
   readonly #message: (message: Buffer, channel: Buffer) => void
+  #isOver = false
 
   constructor (client: NodeRedisCalls, { message, ended }: Listener) {
     this.#client = client
     this.#message = (bytes, channel) => message(String(channel), bytes)
-    listen(client, { error: ended, end: () => ended() })
+    // destroyed while it connects it connects all the same
+    listen(client, { connect: () => { if (this.#isOver) client.destroy() }, error: ended, end: () => ended() })
   }
 
   connect (): Promise<unknown> { return this.#client.connect() }
   subscribe (channels: string[]): Promise<unknown> { return this.#client.subscribe(channels, this.#message, true) }
   unsubscribe (channels: string[]): Promise<unknown> { return this.#client.unsubscribe(channels) }
-  destroy (): void { if (this.#client.isOpen) this.#client.destroy() }
+
+  destroy (): void {
+    this.#isOver = true
+    if (this.#client.isOpen) this.#client.destroy()
+  }
 }
 
 const SUBSCRIBER = { autoResubscribe: false, retryStrategy: never, sentinelRetryStrategy: never, reconnectOnError: null, lazyConnect: true, maxRetriesPerRequest: null }

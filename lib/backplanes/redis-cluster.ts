@@ -60,8 +60,7 @@ class ClusterSubscriber implements Subscriber {
     const slot = await this.#cluster.sendCommand(this.#key, false, ['CLUSTER', 'KEYSLOT', this.#key])
     const node = await this.#cluster.nodeClient((this.#cluster.slots[Number(slot)] as Shard).master)
     const client = node.duplicate({ socket: { ...node.options?.socket, reconnectStrategy: false } })
-    listen(client, { error: this.#ended, end: () => this.#ended(), 'sharded-channel-moved': () => this.#ended(new Error('the slot has moved')) })
-    if (this.#isOver) return
+    listen(client, { connect: () => { if (this.#isOver) client.destroy() }, error: this.#ended, end: () => this.#ended(), 'sharded-channel-moved': () => this.#ended(new Error('the slot has moved')) })
     this.#client = client
     await client.connect()
   }

@@ -1,11 +1,12 @@
 // What happens at one instant and no other, each made to happen: between a node and Redis stands a relay that does it.
 import { createServer } from 'node:net'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import { createClient } from '@redis/client'
 import { Redis as IoRedis } from 'ioredis'
 import { Redis as IoValkey } from 'iovalkey'
 import t from 'tap'
 import type { Test } from 'tap'
+import { clientOf } from '../../lib/backplanes/redis-clients.ts'
 import { redis } from '../../lib/backplanes/redis.ts'
 import type { RedisOptions } from '../../lib/backplanes/redis.ts'
 import { toEvent } from '../../lib/event.ts'
@@ -134,19 +135,43 @@ withRedis(t, () => {
     await backplane.start(ear)
     await isDropped(t, backplane, ear, async () => (await channels()).split('\n').filter((name) => name.includes(':c:')).join('\n'))
     await backplane.close(ear)
-    const starting = redis({ client: await clusterClient(t, cluster), onUnavailable: 'degrade', timeout: 1 })
-    const late = new Ear('late')
-    await starting.start(late)
-    await starting.close(late)
-    await until(async () => (await channels()).trim() === '')
+    const clients = async (): Promise<string> => (await Promise.all([0, 1, 2].map((at) => cluster.cli(at, 'client', 'list')))).join('').replace(/^.*cmd=client\|list.*$/gm, '')
+    const given = await clusterClient(t, cluster)
+    const before = (await clients()).split('id=').length
+    const subscriber = clientOf(given, META).subscriber({ message () {}, ended () {} })
+    const connecting = subscriber.connect()
+    subscriber.destroy()
+    await connecting.catch(() => {})
+    await until(async () => (await clients()).split('id=').length <= before)
+    t.equal((await clients()).split('id=').length, before)
+  })
+
+  t.test('a connection that is not wanted any more while it comes to be is ended', async (t) => {
+    const { port, cli } = await redisServer(t)
+    const given = createClient({ url: `redis://127.0.0.1:${port}` })
+    await given.connect()
+    t.after(() => given.destroy())
+    const clients = async (): Promise<number> => (await cli('client', 'list')).split('id=').length
+    const before = await clients()
+    const subscriber = clientOf(given, META).subscriber({ message () {}, ended () {} })
+    const connecting = subscriber.connect()
+    subscriber.destroy()
+    await connecting.catch(() => {})
+    await until(async () => await clients() === before)
+    t.pass()
   })
 
   t.test('a start without an answer says so', async (t) => {
-    const silent = createServer((socket) => { socket.on('error', () => {}) })
+    const sockets: Socket[] = []
+    const silent = createServer((socket) => { sockets.push(socket.on('error', () => {})) })
     await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
     const client = createClient({ url: `redis://127.0.0.1:${(silent.address() as AddressInfo).port}` })
     client.on('error', () => {})
-    t.teardown(() => { client.destroy(); silent.close() })
+    t.after(() => {
+      client.destroy()
+      silent.close()
+      for (const socket of sockets) socket.destroy()
+    })
     client.connect().catch(() => {})
     await t.rejects(redis({ client, timeout: 50 }).start(new Ear('one')), { message: 'redis does not answer' })
     t.pass()
