@@ -190,7 +190,7 @@ export async function natsNode (t: Test, options: NatsOptions): Promise<{ backpl
 }
 
 /** A connection whose subscriptions lose what `loses` says, and that counts them; with what else goes wrong on the way. */
-export function lossy (connection: NatsConnection, loses: (subject: string) => boolean, { swallows = () => false, garbles = () => false }: { swallows? (subject: string): boolean, garbles? (subject: string): boolean } = {}): NatsConnection & { readonly subscribed: string[] } {
+export function lossy (connection: NatsConnection, loses: (subject: string) => boolean, { swallows = () => false, garbles = () => false, holds = () => false }: { swallows? (subject: string): boolean, garbles? (subject: string): boolean, /** Whoever says yes gives it later. */ holds? (subject: string, give: () => void): boolean } = {}): NatsConnection & { readonly subscribed: string[] } {
   const subscribed: string[] = []
   return new Proxy(connection, {
     get (target, name) {
@@ -205,7 +205,8 @@ export function lossy (connection: NatsConnection, loses: (subject: string) => b
           ...options,
           callback: (err, msg) => {
             if (garbles(subject)) callback?.(err, { subject: msg.subject, data: new Uint8Array(3), reply: 'garbage' } as Msg)
-            if (!loses(msg.subject)) callback?.(err, msg)
+            const give = (): void => { void callback?.(err, msg) }
+            if (!loses(msg.subject) && !holds(subject, give)) give()
           }
         })
       }

@@ -208,8 +208,7 @@ export class Outbound {
     this.#isRetrying = true
     const done = (): void => { this.#isRetrying = false }
     this.#link.flush().then(() => {
-      for (const one of [...this.#waiting.values()]) {
-        if (!isStalled(one)) continue
+      for (const one of [...this.#waiting.values()].filter(isStalled)) {
         one.inDoubt = true
         this.#go(one)
       }

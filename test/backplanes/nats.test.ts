@@ -478,6 +478,22 @@ withNats(() => {
       t.strictSame(await texts(backplane, 'room/x'), [['one', 'two'], true])
     })
 
+    t.test('what comes while the log is read is added to it', async (t) => {
+      const name = app()
+      const held: Array<() => void> = []
+      const a = await natsNode(t, { connection: lossy(await natsConnection(t, server), () => false, { holds: (subject, give) => subject.includes('.p.') && held.push(give) > 0 }), name })
+      const b = await natsNode(t, { connection: await natsConnection(t, server), name })
+      await a.backplane.subscribe(a.one, 'room/x')
+      await b.send('room/x', 'one')
+      const read = texts(a.backplane, 'room/x')
+      await until(() => held.length > 0)
+      await b.send('room/x', 'two')
+      await until(() => a.one.got.length === 2)
+      held[0]?.()
+      t.strictSame(await read, [['one', 'two'], true])
+      t.strictSame(await texts(a.backplane, 'room/x'), [['one', 'two'], true], 'and is not read again')
+    })
+
     t.test('a connection that is made after the end is closed', async (t) => {
       const late: { connection?: NatsConnection, give (connection: NatsConnection): void } = { give () {} }
       const backplane = nats({ connection: () => new Promise((resolve) => { late.give = resolve }), name: app() })
