@@ -282,10 +282,10 @@ withRedis(t, () => {
 
   t.test('a client that would wait long before it tries again tries when there is a server', async (t) => {
     const server = await redisServer(t)
-    const client = new IoRedis(server.port, '127.0.0.1', { retryStrategy: () => 10_000_000 })
+    const client = new IoRedis(server.port, '127.0.0.1', { retryStrategy: () => 15_000 })
     client.on('error', () => {})
     t.after(() => client.disconnect())
-    const backplane = redis({ client, timeout: 100_000 })
+    const backplane = redis({ client, timeout: 5_000 })
     const ear = new Ear('one')
     await backplane.start(ear)
     t.after(() => backplane.close(ear))
