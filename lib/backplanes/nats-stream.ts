@@ -45,7 +45,6 @@ const NO_MESSAGE = 10037
 const OTHER_CONFIG = 10058
 const nanoseconds = 1_000_000
 const idIn = new RegExp(`^${ID}: ?(.*)\\r$`, 'm')
-const IDLE = 250 // milliseconds
 const MARK_FOR = 30_000
 const MARK = 'fastify-real'
 
@@ -130,8 +129,9 @@ export class EventStream {
     const { come, take, drop } = this.#link.expect('a reading of the log')
     const subscription = this.#link.subscribe(inbox, (msg) => {
       const one = storedOf(msg)
-      if (one !== null) stored.push(one.stored)
-      if (one === null ? isIdle(msg, stored.length) : one.isLast) take(msg)
+      if (one === null) return
+      stored.push(one.stored)
+      if (one.isLast) take(msg)
     })
     let consumer: string | null = null
     let now: number
@@ -146,7 +146,6 @@ export class EventStream {
           replay_policy: 'instant',
           mem_storage: true,
           num_replicas: 1,
-          idle_heartbeat: IDLE * nanoseconds,
           inactive_threshold: this.#settings.timeout * nanoseconds
         }
       }))
@@ -220,11 +219,6 @@ export function storedOf (msg: Msg): { stored: Stored, isLast: boolean } | null 
   const [offset, , at, pending] = tokens.slice(start + 3)
   if (pending === undefined) return null
   return { stored: { offset: Number(offset), at: Number(at) / nanoseconds, msg }, isLast: pending === '0' }
-}
-
-/** A consumer says that it has nothing to send, after as many as came: up to 2.9 its count of what is left may be too high. */
-export function isIdle ({ headers }: Msg, count: number): boolean {
-  return headers?.code === 100 && Number(headers.get('Nats-Last-Consumer')) === count
 }
 
 /** What became of a publication: `null` when there is nobody to take it, now or in this epoch. */

@@ -5,7 +5,7 @@ import type { Test } from 'tap'
 import { followOf } from '../../lib/backplanes/nats-link.ts'
 import { isPersistent } from '../../lib/backplanes/nats-options.ts'
 import { Order } from '../../lib/backplanes/nats-order.ts'
-import { acknowledgement, isIdle, storedOf } from '../../lib/backplanes/nats-stream.ts'
+import { acknowledgement, storedOf } from '../../lib/backplanes/nats-stream.ts'
 import { until } from '../helper.ts'
 
 interface Line { order: Order, passed: Array<number | string>, last: Map<string, number>, doubts: number, hear (offset: number, prev?: number, token?: string, size?: number): void }
@@ -150,15 +150,6 @@ t.test('an answer of JetStream is read with care', async (t) => {
   t.equal(acknowledgement({ data: new Uint8Array(0), headers: headers(503, 'No Responders') } as unknown as Msg), null)
   t.throws(() => acknowledgement(msg({ error: { description: 'no space' } })), /JetStream: no space/)
   for (const seq of [undefined, '5', 1.5]) t.throws(() => acknowledgement(msg({ seq })), /no acknowledgement/)
-})
-
-t.test('a reading is over when the stream says that it has nothing more, and all has come', async (t) => {
-  const idle = headers(100, 'Idle Heartbeat')
-  idle.set('Nats-Last-Consumer', '5')
-  t.equal(isIdle({ headers: idle } as unknown as Msg, 5), true)
-  t.equal(isIdle({ headers: idle } as unknown as Msg, 4), false, 'one was lost')
-  t.equal(isIdle({ headers: headers(503, 'No Responders') } as unknown as Msg, 0), false)
-  t.equal(isIdle({} as Msg, 0), false)
 })
 
 t.test('the place of what is read is in its reply', async (t) => {
