@@ -288,7 +288,8 @@ withNats(() => {
 
     t.test('many nodes that find it lost at the same time agree on one epoch', async (t) => {
       const name = app()
-      const all = await Promise.all(Array.from({ length: 5 }, async () => natsNode(t, { connection: await natsConnection(t, server), name, audit: 100 })))
+      // in memory: a server of 2.9 that deletes a stream and makes it again at once may lose the folder of the new one
+      const all = await Promise.all(Array.from({ length: 5 }, async () => natsNode(t, { connection: await natsConnection(t, server), name, audit: 100, storage: 'memory' })))
       t.equal(new Set(all.map(({ backplane }) => backplane.epoch)).size, 1)
       await jetstream(raw, `STREAM.DELETE.${name}`)
       for (const answer of await Promise.all(all.map(({ send }) => send('room/x', 'x')))) t.match(answer, { accepted: true })
