@@ -51,6 +51,7 @@ export class BackplaneNode implements Node {
   offset = 0
   readonly #backplane: Backplane
   readonly #host: NodeHost
+
   constructor (host: NodeHost) {
     this.#host = host
     this.#backplane = host.backplane

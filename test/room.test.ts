@@ -524,3 +524,15 @@ t.test('a prepared event may be sent to a room with an exception', async (t) => 
   for (const connection of all) await connection.join('room')
   t.match(await one.registry.room('room').send(event({ data: 1 }), { except: all.slice(1) }), { members: 1 })
 })
+
+t.test('what comes back of a room that everybody has left is given to nobody', async (t) => {
+  const backplane = memory()
+  backplane.unsubscribe = async () => {} // a broker is told a second later
+  const one = await node(t, {}, backplane)
+  const { connection, wire } = connect(one)
+  await connection.join('room')
+  await connection.leave('room')
+  t.match(await one.registry.room('room').send('late'), { accepted: true, members: 0 })
+  await turn()
+  t.strictSame(wire.events.filter(({ event }) => event !== 'ready'), [])
+})

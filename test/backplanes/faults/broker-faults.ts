@@ -1,6 +1,6 @@
 // What happens to the broker itself, whichever it is. The long ones mostly wait, so they run side by side.
 import type { Test } from 'tap'
-import type { Make } from './brokers.ts'
+import type { Broker, Make } from './brokers.ts'
 import { cluster, pause } from './cluster.ts'
 import { until } from '../../helper.ts'
 import type { NodeConfig } from './node.ts'
@@ -63,4 +63,24 @@ export function brokerFaults (t: Test, make: Make, library: NodeConfig['library'
     await all.settle()
     all.judge('no broker at the start', { gaps: 'any' })
   })
+}
+
+/** Ways in which a broker can lose what it kept: all are told. */
+export function losses<B extends Broker> (t: Test, make: (t: Test) => Promise<B>, ways: Array<[what: string, lose: (broker: B) => Promise<unknown>]>): void {
+  for (const [what, lose] of ways) {
+    t.test(what, { buffered: true }, async (t) => {
+      const broker = await make(t)
+      const all = await cluster(t, { broker: broker.kind, port: broker.port })
+      const away = all.readers[0]
+      await all.write(200)
+      away?.leave()
+      await lose(broker)
+      await all.returned()
+      await all.accepted(50)
+      away?.back()
+      await until(() => away?.isIn)
+      await all.settle()
+      all.judge(what, { gaps: 'some' })
+    })
+  }
 }

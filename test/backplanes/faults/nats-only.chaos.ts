@@ -3,6 +3,7 @@ import t from 'tap'
 import type { Test } from 'tap'
 import { until } from '../../helper.ts'
 import { withNats } from '../../nats.ts'
+import { losses } from './broker-faults.ts'
 import { Nats } from './brokers.ts'
 import { cluster, pause, quietPort } from './cluster.ts'
 
@@ -26,30 +27,14 @@ withNats(() => {
     all.judge('restart with its store', { gaps: 'any' }) // it may have acknowledged what it had not written yet
   })
 
-  const losses: Array<[string, (nats: Nats) => Promise<unknown>]> = [
+  losses(t, started, [
     ['NATS is started again without its store', async (nats) => {
       await nats.stop()
       nats.forget()
       await nats.start()
     }],
     ['the stream is deleted', (nats) => nats.api('STREAM.DELETE.fastify-real')]
-  ]
-  for (const [what, lose] of losses) {
-    t.test(what, { buffered: true }, async (t) => {
-      const nats = await started(t)
-      const all = await cluster(t, { broker: 'nats', port: nats.port })
-      const away = all.readers[0]
-      await all.write(200)
-      away?.leave()
-      await lose(nats)
-      await all.returned()
-      await all.accepted(50)
-      away?.back()
-      await until(() => away?.isIn)
-      await all.settle()
-      all.judge(what, { gaps: 'some' })
-    })
-  }
+  ])
 
   t.test('the stream is purged', { buffered: true }, async (t) => {
     const nats = await started(t)

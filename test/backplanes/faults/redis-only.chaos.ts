@@ -3,6 +3,7 @@ import t from 'tap'
 import type { Test } from 'tap'
 import { until } from '../../helper.ts'
 import { withRedis } from '../../redis.ts'
+import { losses } from './broker-faults.ts'
 import { Redis } from './brokers.ts'
 import { cluster, pause, quietPort } from './cluster.ts'
 import type { Cluster, ClusterNode } from './cluster.ts'
@@ -52,26 +53,10 @@ withRedis(t, () => {
     all.judge('the publisher link cut for 3 s', { gaps: 'none' })
   })
 
-  const losses: Array<[string, (redis: Redis) => Promise<unknown>]> = [
+  losses(t, started, [
     ['everything is flushed', (redis) => redis.empty()],
     ['only what says where the sequence is was evicted', (redis) => redis.evict('*:meta')]
-  ]
-  for (const [what, lose] of losses) {
-    t.test(what, { buffered: true }, async (t) => {
-      const redis = await started(t)
-      const all = await cluster(t, { broker: 'redis', port: redis.port })
-      const away = all.readers[0]
-      await all.write(200)
-      away?.leave()
-      await lose(redis)
-      await all.returned()
-      await all.accepted(50)
-      away?.back()
-      await until(() => away?.isIn)
-      await all.settle()
-      all.judge(what, { gaps: 'some' })
-    })
-  }
+  ])
 
   t.test('only the stream of a room was evicted', { buffered: true }, async (t) => {
     const redis = await started(t)
