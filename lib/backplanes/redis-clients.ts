@@ -1,7 +1,7 @@
 import { OptionError } from '../errors.ts'
 import { NodeRedisCluster } from './redis-cluster.ts'
-import { BYTES, listen } from './redis-like.ts'
-import type { Client, IoRedisCalls, IoRedisLike, Listener, NodeRedisCalls, NodeRedisClusterLike, NodeRedisLike, Subscriber } from './redis-like.ts'
+import { BYTES, listen } from './redis-library.ts'
+import type { Client, IoRedisCalls, IoRedisLike, Listener, NodeRedisCalls, NodeRedisClusterLike, NodeRedisLike, Subscriber } from './redis-library.ts'
 import type { Command } from './redis-script.ts'
 
 const never = (): null => null

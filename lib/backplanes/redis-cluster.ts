@@ -1,5 +1,5 @@
-import { BYTES, listen } from './redis-like.ts'
-import type { Client, Listener, NodeRedisCalls, NodeRedisClusterLike, Subscriber } from './redis-like.ts'
+import { BYTES, listen } from './redis-library.ts'
+import type { Client, Listener, NodeRedisCalls, NodeRedisClusterLike, Subscriber } from './redis-library.ts'
 import type { Command } from './redis-script.ts'
 
 interface Shard { readonly master: object }

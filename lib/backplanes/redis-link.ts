@@ -1,4 +1,4 @@
-import type { Client, Subscriber } from './redis-like.ts'
+import type { Client, Subscriber } from './redis-library.ts'
 
 /** What it needs from above. */
 export interface LinkHost {

@@ -1,5 +1,5 @@
 import { Reader } from '../options.ts'
-import type { IoRedisLike, NodeRedisClusterLike, NodeRedisLike } from './redis-like.ts'
+import type { IoRedisLike, NodeRedisClusterLike, NodeRedisLike } from './redis-library.ts'
 
 export interface RedisOptions {
   /** A client of `@redis/client`, `ioredis` or `iovalkey`, or a cluster of `@redis/client`; open or not. What subscribes is a `duplicate()` of it; one that was open stays open. */

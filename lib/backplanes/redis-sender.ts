@@ -1,4 +1,4 @@
-import type { Client } from './redis-like.ts'
+import type { Client } from './redis-library.ts'
 import { markScript, publishScript, rangeScript, WINDOW } from './redis-script.ts'
 import type { Command } from './redis-script.ts'
 

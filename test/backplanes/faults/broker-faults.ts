@@ -7,31 +7,20 @@ import type { NodeConfig } from './node.ts'
 
 export function brokerFaults (t: Test, make: Make, library: NodeConfig['library'] = '@redis/client'): void {
   t.jobs = 3
-  t.test('the broker stands still for two seconds', async (t) => {
-    const broker = await make(t)
-    await broker.start()
-    const all = await cluster(t, { broker: broker.kind, port: broker.port, library })
-    await all.write(200)
-    broker.signal('SIGSTOP')
-    await pause(2_000)
-    broker.signal('SIGCONT')
-    await all.returned()
-    await all.settle()
-    all.judge('SIGSTOP of the broker for 2 s', { gaps: 'none' })
-  })
-
-  t.test('the broker stands still for thirty seconds', { buffered: true }, async (t) => {
-    const broker = await make(t)
-    await broker.start()
-    const all = await cluster(t, { broker: broker.kind, port: broker.port, library, clients: 1 })
-    await all.write(50)
-    broker.signal('SIGSTOP')
-    await pause(30_000)
-    broker.signal('SIGCONT')
-    await all.returned()
-    await all.settle()
-    all.judge('SIGSTOP of the broker for 30 s', { gaps: 'none' })
-  })
+  for (const [what, time, rate, few] of [['two', 2_000, 200, {}], ['thirty', 30_000, 50, { clients: 1 }]] as const) {
+    t.test(`the broker stands still for ${what} seconds`, { buffered: true }, async (t) => {
+      const broker = await make(t)
+      await broker.start()
+      const all = await cluster(t, { broker: broker.kind, port: broker.port, library, ...few })
+      await all.write(rate)
+      broker.signal('SIGSTOP')
+      await pause(time)
+      broker.signal('SIGCONT')
+      await all.returned()
+      await all.settle()
+      all.judge(`SIGSTOP of the broker for ${what} seconds`, { gaps: 'none' })
+    })
+  }
 
   t.test('the broker is away for half a minute', { buffered: true }, async (t) => {
     const broker = await make(t)

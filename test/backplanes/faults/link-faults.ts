@@ -5,23 +5,29 @@ import type { Make } from './brokers.ts'
 import { cluster, pause } from './cluster.ts'
 import type { ClusterNode } from './cluster.ts'
 import type { NodeConfig } from './node.ts'
+import type { Both } from './relay.ts'
 
 type Nodes = [ClusterNode, ClusterNode]
 
-export function linkFaults (t: Test, make: Make, library: NodeConfig['library'] = '@redis/client'): void {
-  t.jobs = 3
-  t.test('the link of a node is cut for three seconds', { buffered: true }, async (t) => {
+/** A link of one node is gone for a while; nothing is to be missed. */
+export function cutLink (t: Test, make: Make, side: Both, what: string, library: NodeConfig['library'] = '@redis/client'): void {
+  t.test(what, { buffered: true }, async (t) => {
     const broker = await make(t)
     await broker.start()
     const all = await cluster(t, { broker: broker.kind, port: broker.port, library })
     await all.write(200)
-    all.nodes[0]?.relay.set('both', 'cut')
+    all.nodes[0]?.relay.set(side, 'cut')
     await pause(3_000)
-    all.nodes[0]?.relay.set('both', 'open')
+    all.nodes[0]?.relay.set(side, 'open')
     await all.returned()
     await all.settle()
-    all.judge('a link cut for 3 s', { gaps: 'none' })
+    all.judge(what, { gaps: 'none' })
   })
+}
+
+export function linkFaults (t: Test, make: Make, library: NodeConfig['library'] = '@redis/client'): void {
+  t.jobs = 3
+  cutLink(t, make, 'both', 'the link of a node is cut for three seconds', library)
 
   t.test('the last event is lost on the way, and then there is silence', { buffered: true }, async (t) => {
     const broker = await make(t)

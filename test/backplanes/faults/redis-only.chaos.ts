@@ -4,9 +4,10 @@ import type { Test } from 'tap'
 import { until } from '../../helper.ts'
 import { withRedis } from '../../redis.ts'
 import { losses } from './broker-faults.ts'
-import { Redis } from './brokers.ts'
+import { makeRedis, Redis } from './brokers.ts'
 import { cluster, pause, quietPort } from './cluster.ts'
 import type { Cluster, ClusterNode } from './cluster.ts'
+import { cutLink } from './link-faults.ts'
 import { Relay } from './relay.ts'
 
 async function started (t: Test, args: string[] = []): Promise<Redis> {
@@ -29,29 +30,8 @@ withRedis(t, () => {
     all.judge('restart without persistence', { gaps: 'some' })
   })
 
-  t.test('the subscriber link is cut for three seconds, and the publisher link stays', { buffered: true }, async (t) => {
-    const redis = await started(t)
-    const all = await cluster(t, { broker: 'redis', port: redis.port })
-    await all.write(200)
-    all.nodes[0]?.relay.set('subscriber', 'cut')
-    await pause(3_000)
-    all.nodes[0]?.relay.set('subscriber', 'open')
-    await all.returned()
-    await all.settle()
-    all.judge('the subscriber link cut for 3 s', { gaps: 'none' })
-  })
-
-  t.test('the publisher link is cut for three seconds, and the subscriber link stays', { buffered: true }, async (t) => {
-    const redis = await started(t)
-    const all = await cluster(t, { broker: 'redis', port: redis.port })
-    await all.write(200)
-    all.nodes[0]?.relay.set('publisher', 'cut')
-    await pause(3_000)
-    all.nodes[0]?.relay.set('publisher', 'open')
-    await all.returned()
-    await all.settle()
-    all.judge('the publisher link cut for 3 s', { gaps: 'none' })
-  })
+  cutLink(t, makeRedis, 'subscriber', 'the subscriber link is cut for three seconds, and the publisher link stays')
+  cutLink(t, makeRedis, 'publisher', 'the publisher link is cut for three seconds, and the subscriber link stays')
 
   losses(t, started, [
     ['everything is flushed', (redis) => redis.empty()],
