@@ -200,6 +200,7 @@ export class Registry implements api.Registry {
 
   slow (connection: Connection): void {
     this.counts.slow++
+    this.#resume.paused(connection)
     connection.request.log.warn({ connection: connection.id, buffered: connection.buffered }, 'a reader is too far behind')
     this.#signals.emit('slow', connection)
   }
@@ -237,6 +238,7 @@ export class Registry implements api.Registry {
   async #subscribe (connection: Connection, entered: Entered[]): Promise<boolean> {
     const known = this.#node.offset
     const kept = entered.filter(({ roster, isNew }) => roster.kept && isNew).map(({ roster }) => roster)
+    const resets = this.#resume.joining(connection, kept, known)
     connection.joining(kept)
     let isAcknowledged = true
     let offset = known
@@ -247,9 +249,7 @@ export class Registry implements api.Registry {
       this.log.error({ err }, 'the backplane did not acknowledge a join')
       for (const { roster, isNew } of entered) if (isNew && roster.isRoom) this.part(connection, roster.name)
     }
-    const isIn = kept.some(({ members }) => members.has(connection))
-    connection.joined(isIn, offset, (from) => this.#resume.ready(from, false))
-    if (isIn && !isAcknowledged) connection.tellGap({ reason: 'unknown' })
+    this.#resume.joined(connection, kept, offset, isAcknowledged, resets)
     return isAcknowledged && connection.open && entered.every(({ roster }) => roster.members.has(connection))
   }
 

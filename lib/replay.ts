@@ -8,6 +8,8 @@ const BATCH = 200
 
 /** Where a replay reads. */
 export interface Reader {
+  /** How often the sequence has begun anew. */
+  readonly resets: number
   range (topic: string, after: number | { id: string }, limit: number): Promise<Range>
   /** `placed`: it moves the client's place. */
   framed (delivery: Delivery, placed: boolean): Framed
@@ -15,10 +17,14 @@ export interface Reader {
 
 /** A kept topic that is to be replayed, with the name its gap is told by. */
 export interface ReplayTopic {
-  readonly topic: string
+  readonly roster: { readonly topic: string, readonly last: number }
   readonly room: string | undefined
+  /** What was kept up to there was before it was joined. */
+  readonly start: number
   /** Whoever is replayed is no longer in it. */
   readonly left: boolean
+  /** Offset of the last event of it that was given; 0 before. */
+  gave: number
 }
 
 /** Who is replayed. */
@@ -38,40 +44,53 @@ export interface Replayed {
   put (framed: Framed): void
 }
 
+export interface ReplayOptions {
+  /** Where it ends: its events go without a cursor, as the client is past them in its other rooms and the cursors on one wire only grow. */
+  readonly until?: number
+  /** Asked before each event: whether something else is to be given first. */
+  readonly stops?: () => boolean
+}
+
 /**
  * Gives a connection what history has after a place, oldest first over all its topics, waiting for the reader; what comes live
- * meanwhile is on hold. Gives the offset it came to; -1 when the connection is no longer held. Subscribe first, then this.
+ * meanwhile is on hold. Gives the offset it came to; -1 when the connection is no longer held, or the sequence has begun anew. Subscribe first, then this.
  *
- * `began` is called once it is known what is gone, before the first event. With `until` it ends there, and its events go without
- * a cursor: the client is past them in its other rooms, and the cursors on one wire only grow.
+ * `began` is called once it is known what is gone, before the first event.
  */
-export async function replay (to: Replayed, reader: Reader, topics: readonly ReplayTopic[], after: number, began: (gaps: Gap[]) => void, until = Infinity): Promise<number> {
-  const byTopic = new Map(topics.map((one) => [one.topic, one]))
+export async function replay (to: Replayed, reader: Reader, topics: readonly ReplayTopic[], after: number, began: (gaps: Gap[]) => void, { until = Infinity, stops }: ReplayOptions = {}): Promise<number> {
+  const { resets } = reader
+  const isOver = (): boolean => !to.held || reader.resets !== resets
+  const byTopic = new Map(topics.map((one) => [one.roster.topic, one]))
   let position = after
   for (let first = true; ; first = false) {
     const present = topics.filter(({ left }) => !left)
     to.hold.forgetKept()
-    const ranges = await Promise.all(present.map(({ topic }) => reader.range(topic, position, BATCH)))
-    if (!to.held) return -1
+    const ranges = await Promise.all(present.map(({ roster: { topic }, start }) => reader.range(topic, Math.max(position, start), BATCH)))
+    if (isOver()) return -1
     const gaps = present.filter((_, index) => !(ranges[index] as Range).complete).map(({ room }): Gap => room === undefined ? { reason: 'trimmed' } : { reason: 'trimmed', room })
     if (first || gaps.length > 0) began(gaps)
     const { deliveries, more } = merge(ranges)
     for (const delivery of deliveries) {
       if (delivery.offset > until) return until
+      if (stops?.() === true) return position
       position = delivery.offset
       if (spares(delivery.except, to)) continue
       const framed = reader.framed(delivery, until === Infinity)
       while (!to.hasRoom(framed.frame(to.wire.encoding).length)) {
         await to.drained(0)
-        if (!to.held) return -1
+        if (isOver()) return -1
       }
-      if (byTopic.get(delivery.topic)?.left === false) to.put(framed)
+      const topic = byTopic.get(delivery.topic) as ReplayTopic
+      if (topic.left) continue
+      topic.gave = delivery.offset
+      to.put(framed)
     }
     if (!more && until !== Infinity) return until
+    if (stops?.() === true) return position
     const calm = to.buffered <= to.limit / 2
     if (calm && !more && !to.hold.missed) return position
     if (!calm) await to.drained(to.limit / 2) // live events would find it behind; what comes meanwhile is read here
-    if (!to.held) return -1
+    if (isOver()) return -1
   }
 }
 
@@ -92,7 +111,7 @@ function merge (ranges: Range[]): { deliveries: Delivery[], more: boolean } {
 
 /** Where an id of the application's stands: the earliest match among the topics wins. -1 when there is none. */
 export async function find (reader: Reader, topics: readonly ReplayTopic[], id: string): Promise<number> {
-  const ranges = await Promise.all(topics.map(({ topic }) => reader.range(topic, { id }, 1)))
+  const ranges = await Promise.all(topics.map(({ roster: { topic } }) => reader.range(topic, { id }, 1)))
   const found = ranges.map(({ from }) => from).filter((from) => from !== -1)
   return found.length === 0 ? -1 : Math.min(...found)
 }

@@ -1,146 +1,159 @@
 import type * as api from '../types/api.ts'
-import type { Backplane, Delivery, Place, Range } from '../types/backplane.ts'
+import type { Backplane, Delivery, Place } from '../types/backplane.ts'
 import type { Connection } from './connection.ts'
-import { dataOf, formatCursor, parseCursor, toEvent } from './event.ts'
-import type { CheckedEvent } from './event.ts'
-import { Framed } from './frame.ts'
+import { dataOf, parseCursor } from './event.ts'
+import { Ledger } from './ledger.ts'
+import { LogReader } from './log-reader.ts'
+import type { LogReaderHost } from './log-reader.ts'
+import { LIVE } from './outgoing.ts'
 import { find, replay } from './replay.ts'
-import type { Reader, ReplayTopic } from './replay.ts'
+import type { ReplayTopic } from './replay.ts'
 import type { Returning } from './returning.ts'
 import type { Roster } from './roster.ts'
 
 /** What it needs from above. */
-export interface ResumeHost {
+export interface ResumeHost extends LogReaderHost {
   readonly counts: { resumed: number }
-  /** The greatest offset this node has seen. */
-  readonly offset: number
-  readonly heartbeat: number
   readonly log: { error (fields: object, message: string): void }
 }
 
-/** What a live connection was not given: a topic's events after an offset, up to another that it was given by then. */
-interface Missed { readonly roster: Roster<Connection>, readonly after: number, readonly until: number }
+/** One of a connection's topics. */
+class Topic implements ReplayTopic {
+  readonly roster: Roster<Connection>
+  readonly start: number
+  gave = 0
+  readonly #connection: Connection
 
-/** What a connection was given by a replay: all of these topics after an offset, up to another. */
-interface Replayed { readonly rosters: ReadonlySet<Roster<Connection>>, readonly after: number, readonly until: number }
+  constructor (roster: Roster<Connection>, connection: Connection, start: number = 0) {
+    this.roster = roster
+    this.start = start
+    this.#connection = connection
+  }
 
-const REPLAYS = 4 // that are remembered of a connection
+  get room (): string | undefined { return nameOf(this.roster) }
+  get left (): boolean { return !this.roster.members.has(this.#connection) }
+}
 
 /** Gives connections what they missed: at a return, after a slow reader has caught up, and when asked for history. */
-export class Resume implements Reader {
+export class Resume {
   readonly #backplane: Backplane
   readonly #host: ResumeHost
-  // of this turn: a crowd that is replayed the same shares its frames, and what is joined of them
-  readonly #placed = new Map<Delivery, Framed>()
-  readonly #placeless = new Map<Delivery, Framed>()
-  readonly #ready = new Map<string, Framed>()
-  readonly #reads = new Map<string, Promise<Range>>()
-  readonly #busy = new WeakSet<Connection>()
-  readonly #missed = new WeakMap<Connection, Missed[]>()
-  readonly #replayed = new WeakMap<Connection, Replayed[]>() // the rosters know nothing of it
-  readonly #healing = new WeakMap<Connection, number>() // what each was given when it was found to have missed something
+  readonly #reader: LogReader
+  readonly #ledgers = new WeakMap<Connection, Ledger>()
 
   constructor (backplane: Backplane, host: ResumeHost) {
     this.#backplane = backplane
     this.#host = host
-  }
-
-  /** Who asks for the same as long as nothing has come since shares one read. */
-  range (topic: string, after: Place, limit: number): Promise<Range> {
-    const key = `${this.#host.offset} ${JSON.stringify(after)} ${limit} ${topic}`
-    const reading = this.#reads.get(key)
-    if (reading !== undefined) return reading
-    const read = this.#backplane.range(topic, after, limit)
-    this.#reads.set(key, read)
-    const forget = (): void => { this.#reads.delete(key) }
-    read.then(forget, forget)
-    return read
-  }
-
-  framed (delivery: Delivery, placed: boolean): Framed {
-    const made = placed ? this.#placed : this.#placeless
-    let framed = made.get(delivery)
-    if (framed === undefined) made.set(delivery, framed = placed ? new Framed(delivery.event, delivery.offset) : (delivery.event as CheckedEvent).placeless().framed)
-    return framed
-  }
-
-  /** The cursor a client has before its first event. */
-  ready (offset: number, resumed: boolean): Framed {
-    const id = formatCursor(this.#backplane.epoch, offset)
-    const key = `${id} ${resumed}`
-    let framed = this.#ready.get(key)
-    if (framed === undefined) this.#ready.set(key, framed = toEvent({ event: 'ready', id, data: { resumed, heartbeat: this.#host.heartbeat } }, { maxBytes: Infinity }).framed)
-    return framed
+    this.#reader = new LogReader(backplane, host)
   }
 
   /** The turn is over. */
-  forgetFrames (): void { for (const made of [this.#placed, this.#placeless, this.#ready]) if (made.size > 0) made.clear() }
+  forgetFrames (): void { this.#reader.forgetFrames() }
+
+  #ledgerOf (connection: Connection): Ledger {
+    let ledger = this.#ledgers.get(connection)
+    if (ledger === undefined) this.#ledgers.set(connection, ledger = new Ledger())
+    return ledger
+  }
 
   /**
    * A returning connection has joined what it joins, a reader that was too far behind has caught up, or more came than could wait:
    * it is given what it has not, and goes live. What it joins meanwhile is made up for before that.
    */
   async resume (connection: Connection): Promise<void> {
-    if (this.#busy.has(connection) || (connection.kept > 0 && connection.since === Infinity)) return // it is called again when it is acknowledged
-    this.#busy.add(connection)
+    const ledger = this.#ledgerOf(connection)
+    if (ledger.busy || (connection.kept > 0 && connection.since === Infinity)) return // it is called again when it is acknowledged
+    ledger.busy = true
     const { returning, hold } = connection
-    const { epoch } = this.#backplane
     const isBehind = (): boolean => returning !== null && returning.late.size > 0
     let floor = 0
+    let resets: number
     try {
       do {
-        for (let missed = this.#takeMissed(connection); missed.length > 0; missed = this.#takeMissed(connection)) {
-          for (const { roster, after, until } of missed) await replay(connection, this, [topicOf(roster, connection)], after, (gaps) => tellAll(connection, gaps), until)
-        }
-        this.#healing.delete(connection) // what comes after this in its topics is given from here on
+        resets = this.#reader.resets
+        while (ledger.isOpen) await this.#settle(connection, ledger)
         if (returning !== null && hold.idle) await this.#makeUp(connection, returning)
         const after = connection.given
-        const rosters = new Set(connection.rosters)
-        floor = await replay(connection, this, topicsOf(connection), after, (gaps) => this.#begun(connection, gaps))
-        if (floor > after) this.#replayed.set(connection, [...this.#replayed.get(connection) ?? [], { rosters, after, until: floor }].slice(-REPLAYS))
-      } while (isBehind() && hold.idle && connection.held)
+        const topics = topicsOf(connection, ledger)
+        ledger.give(topics, after)
+        floor = await replay(connection, this.#reader, topics, after, (gaps) => this.#begun(connection, gaps), { stops: () => ledger.isOpen })
+        ledger.gave(floor)
+      } while (connection.held && (ledger.isOpen || resets !== this.#reader.resets || (isBehind() && hold.idle)))
     } catch (err) {
       this.#host.log.error({ err }, 'the history could not be read')
       floor = this.#giveUp(connection)
+      ledger.gave(floor)
     }
-    this.#busy.delete(connection) // no await from here on: who joins now begins anew
-    if (epoch !== this.#backplane.epoch) floor = this.#begin(connection)
+    ledger.busy = false // no await from here on: who joins now begins anew
     if (!isBehind()) connection.goLive(floor) // else when that is acknowledged
+    if (connection.held) return
+    ledger.live(connection.given)
+    if (ledger.isEmpty) this.#ledgers.delete(connection)
   }
+
+  /** What it joined while it was not live, and what this node was not given. */
+  async #settle (connection: Connection, ledger: Ledger): Promise<void> {
+    const { resets } = this.#reader
+    for (const [roster, known] of ledger.takeJoining()) {
+      const offset = await roster.subscribed?.catch(() => null) ?? null // null: it is out of it again
+      if (resets !== this.#reader.resets) return
+      if (offset === null) continue
+      const after = Math.max(known, offset)
+      ledger.begin(roster, after)
+      ledger.lack({ roster, after, until: connection.given })
+    }
+    for (const { roster, after, until } of ledger.takeLacking()) {
+      if (resets !== this.#reader.resets) return
+      await this.#giveUntil(connection, [new Topic(roster as Roster<Connection>, connection)], after, until)
+    }
+  }
+
+  async #giveUntil (connection: Connection, topics: ReplayTopic[], after: number, until: number): Promise<void> {
+    this.#ledgerOf(connection).give(topics, after, until)
+    await replay(connection, this.#reader, topics, after, (gaps) => tellAll(connection, gaps), { until })
+  }
+
+  /** It joins them at this offset, or at that of their acknowledgement. Gives what `joined` is to be told. */
+  joining (connection: Connection, rosters: Array<Roster<Connection>>, offset: number): number {
+    if (!connection.released) this.#join(connection, rosters, offset)
+    return this.#reader.resets
+  }
+
+  /** They are acknowledged, or never will be: nothing after the offset is missed. */
+  joined (connection: Connection, rosters: Array<Roster<Connection>>, reached: number, isAcknowledged: boolean, resets: number): void {
+    const offset = resets === this.#reader.resets ? reached : 0 // it was a place in another sequence; of this one all comes
+    const { mode, tail, position, since, returning } = connection
+    const isIn = rosters.some(({ members }) => members.has(connection))
+    const isPlaced = since === Infinity || (mode === LIVE && tail.before === null) // else what waits to be written may be dropped
+    if (isIn && !isPlaced && returning === null && offset > position) for (const roster of rosters) this.#ledgerOf(connection).begin(roster, offset)
+    connection.joined(isIn, offset, (from) => this.#reader.ready(from, false))
+    if (isIn && !isAcknowledged) connection.tellGap({ reason: 'unknown' })
+  }
+
+  #join (connection: Connection, rosters: Array<Roster<Connection>>, offset: number): void {
+    if (rosters.length === 0 || connection.returning !== null || connection.since === Infinity) return
+    const ledger = this.#ledgerOf(connection)
+    for (const roster of rosters) ledger.join(roster, offset)
+  }
+
+  /** It is live no longer: what it is joining it is in from its acknowledgement on. */
+  paused (connection: Connection): void { this.#join(connection, connection.rosters.filter(({ kept, last }) => kept && last === Infinity), 0) }
 
   /** An event of a topic did not reach this node: its members are given it from the log, with one read for all. */
   missed (roster: Roster<Connection>, after: number): void {
     for (const connection of roster.members) {
       const { given, mode } = connection
-      const from = Math.max(after, beginningOf(connection))
+      const ledger = this.#ledgerOf(connection)
       connection.holdAgain()
       connection.hold.missed = true
-      if (mode !== connection.mode) this.#healing.set(connection, given)
-      const until = this.#healing.get(connection)
-      if (until !== undefined) {
-        const missed = this.#without(connection, { roster, after: from, until })
-        if (missed.length > 0) this.#missed.set(connection, [...this.#takeMissed(connection), ...missed])
-        if (mode !== connection.mode) queueMicrotask(() => { void this.resume(connection) }) // others may be found to miss something in this turn
-      } else if (from < given) {
-        connection.tellGap({ reason: 'unknown' }) // it may have been given it by a replay: nobody can tell
+      if (mode !== connection.mode) {
+        this.paused(connection)
+        queueMicrotask(() => { void this.resume(connection) }) // others may be found to miss something in this turn
       }
+      if (ledger.isJoining(roster) || connection.returning?.late.has(roster) === true) continue // it is given all since it joined
+      const first = Math.max(after, beginningOf(connection), ledger.startOf(roster))
+      if (!ledger.lack({ roster, after: first, until: given })) connection.tellGap(gapOf('unknown', nameOf(roster)))
     }
-  }
-
-  /** What is left of it when what replays have given is not given again. */
-  #without (connection: Connection, missed: Missed): Missed[] {
-    let left = [missed]
-    for (const { rosters, after, until } of this.#replayed.get(connection) ?? []) {
-      if (!rosters.has(missed.roster)) continue
-      left = left.flatMap((one) => [{ ...one, until: Math.min(one.until, after) }, { ...one, after: Math.max(one.after, until) }])
-    }
-    return left.filter((one) => one.after < one.until)
-  }
-
-  #takeMissed (connection: Connection): Missed[] {
-    const missed = this.#missed.get(connection) ?? []
-    this.#missed.delete(connection)
-    return missed
   }
 
   /**
@@ -148,7 +161,7 @@ export class Resume implements Reader {
    * it is.
    */
   async #makeUp (connection: Connection, returning: Returning<Roster<Connection>>): Promise<void> {
-    const topics = returning.take(({ members }) => members.has(connection)).map((roster) => topicOf(roster, connection))
+    const topics = returning.take(({ members }) => members.has(connection)).map((roster) => new Topic(roster, connection))
     if (topics.length === 0) return
     const found = await this.#locate(connection.lastEventId as string, topics)
     if (!connection.held) return
@@ -157,21 +170,21 @@ export class Resume implements Reader {
       returning.place = place
       connection.position = place === Infinity ? connection.since : place
       if (typeof found !== 'number') { // nothing to start from: it is live from where it joined
-        connection.tellReady(this.ready(connection.since, false))
+        connection.tellReady(this.#reader.ready(connection.since, false))
         connection.tellGap({ reason: found })
       }
       return
     }
     const after = Math.min(place, returning.place)
     const until = connection.given
-    if (after < until) await replay(connection, this, topics, after, (gaps) => tellAll(connection, gaps), until)
+    if (after < until) await this.#giveUntil(connection, topics, after, until)
     else if (after === Infinity) tellAll(connection, topics.map(({ room }) => gapOf(found as 'epoch' | 'unknown', room)))
   }
 
   #begun (connection: Connection, gaps: api.Gap[]): void {
     if (connection.returning?.place !== undefined && !connection.told) {
       if (gaps.length === 0) this.#host.counts.resumed++
-      connection.tellReady(this.ready(connection.returning.place, gaps.length === 0))
+      connection.tellReady(this.#reader.ready(connection.returning.place, gaps.length === 0))
     }
     tellAll(connection, gaps)
   }
@@ -183,7 +196,7 @@ export class Resume implements Reader {
     if (returning !== null) {
       returning.place ??= Infinity
       returning.late.clear()
-      connection.tellReady(this.ready(since, false))
+      connection.tellReady(this.#reader.ready(since, false))
     }
     connection.tellGap({ reason: 'unknown' })
     hold.missed = false
@@ -193,33 +206,28 @@ export class Resume implements Reader {
   /** The sequence is another one: places in the old one mean nothing. */
   reset (connection: Connection): void {
     const { returning, since } = connection
-    this.#begin(connection)
+    this.#reader.resets++
+    this.#ledgers.get(connection)?.clear()
+    connection.host.outbox.write(connection)
+    connection.floor = connection.position = 0
     if (since !== Infinity) connection.since = 0
     if (returning?.place !== undefined) {
       returning.place = Infinity
-      connection.tellReady(this.ready(0, false))
+      connection.tellReady(this.#reader.ready(0, false))
     }
     if (connection.told) connection.tellGap({ reason: 'epoch' })
-  }
-
-  /** It stands at the beginning of the sequence. */
-  #begin (connection: Connection): number {
-    this.#replayed.delete(connection)
-    connection.host.outbox.write(connection)
-    connection.floor = connection.position = 0
-    return 0
   }
 
   async #locate (id: string, topics: ReplayTopic[]): Promise<number | 'epoch' | 'unknown'> {
     const cursor = parseCursor(id)
     if (cursor?.epoch === this.#backplane.epoch) return await this.#isPast(cursor.offset, topics) ? cursor.offset : 'unknown'
-    const found = await find(this, topics, id)
+    const found = await find(this.#reader, topics, id)
     return found !== -1 ? found : cursor === null ? 'unknown' : 'epoch'
   }
 
   async #isPast (offset: number, topics: ReplayTopic[]): Promise<boolean> {
     if (offset <= this.#host.offset) return true
-    const { top } = await this.range((topics[0] as ReplayTopic).topic, offset, 1)
+    const { top } = await this.#reader.range((topics[0] as ReplayTopic).roster.topic, offset, 1)
     return offset <= top
   }
 
@@ -227,7 +235,7 @@ export class Resume implements Reader {
     const cursor = after === undefined ? null : parseCursor(after)
     const place: Place = after === undefined ? null : cursor?.epoch === this.#backplane.epoch ? cursor.offset : { id: after }
     try {
-      const { deliveries, complete, more, from, top } = await this.range(topic, place, limit)
+      const { deliveries, complete, more, from, top } = await this.#reader.range(topic, place, limit)
       return { events: deliveries.map(({ event }) => historyEvent(event, event.cursor)), complete: kept && complete && !more && from <= top }
     } catch (err) {
       this.#host.log.error({ err, topic }, 'the history could not be read')
@@ -249,14 +257,12 @@ function beginningOf ({ returning, since }: Connection): number {
 }
 
 /** What a connection is replayed: all it is in, but what has still to be made up for. */
-function topicsOf (connection: Connection): ReplayTopic[] {
+function topicsOf (connection: Connection, ledger: Ledger): ReplayTopic[] {
   const { rosters, returning } = connection
-  return [...rosters].filter((roster) => roster.kept && returning?.late.has(roster) !== true).map((roster) => topicOf(roster, connection))
+  return [...rosters].filter((roster) => roster.kept && returning?.late.has(roster) !== true).map((roster) => new Topic(roster, connection, ledger.startOf(roster)))
 }
 
-function topicOf ({ topic, name, members }: Roster<Connection>, connection: Connection): ReplayTopic {
-  return { topic, room: topic.startsWith('room/') ? name : undefined, get left () { return !members.has(connection) } }
-}
+function nameOf ({ name, isRoom }: Roster<Connection>): string | undefined { return isRoom ? name : undefined }
 
 /** An event as `room.history()` and `deliver` show it. */
 export function historyEvent (event: Delivery['event'], cursor: string | undefined): api.HistoryEvent {

@@ -11,6 +11,7 @@ import type { Encoding } from '../types/transport.ts'
 const encoding: Encoding = { name: 'raw', frame: (event) => Buffer.from(event.text as string) }
 
 class Log implements Reader {
+  resets = 0
   readonly deliveries: Delivery[] = []
   readonly incomplete = new Set<string>()
   reads: Array<[topic: string, after: unknown]> = []
@@ -68,7 +69,7 @@ class Target implements Replayed {
 }
 
 function topics (...names: string[]): Array<ReplayTopic & { left: boolean }> {
-  return names.map((name) => ({ topic: `room/${name}`, room: name, left: false }))
+  return names.map((name) => ({ roster: { topic: `room/${name}`, last: 0 }, room: name, start: 0, gave: 0, left: false }))
 }
 
 function gapless (): void {}
@@ -119,7 +120,7 @@ t.test('what is gone is told before the first event, by the name of its room, an
   for (const topic of ['room/b', 'all']) log.incomplete.add(topic)
   const told: Array<[number, Gap[]]> = []
   to.onDrain = () => log.incomplete.add('room/a')
-  await replay(to, log, [...topics('a', 'b'), { topic: 'all', room: undefined, left: false }], 0, (gaps) => told.push([to.got.length, gaps]))
+  await replay(to, log, [...topics('a', 'b'), { roster: { topic: 'all', last: 0 }, room: undefined, start: 0, gave: 0, left: false }], 0, (gaps) => told.push([to.got.length, gaps]))
   t.strictSame(told[0], [0, [{ reason: 'trimmed', room: 'b' }, { reason: 'trimmed' }]])
   t.strictSame(told[1]?.[1], [{ reason: 'trimmed', room: 'a' }])
   t.ok((told[1]?.[0] as number) > 0)
@@ -198,7 +199,7 @@ t.test('up to a place its events move nothing', async (t) => {
   for (let offset = 1; offset <= 500; offset++) log.add('room/a', offset)
   for (const until of [450, 500, 600]) {
     const to = new Target()
-    t.equal(await replay(to, log, topics('a'), 10, gapless, until), until)
+    t.equal(await replay(to, log, topics('a'), 10, gapless, { until }), until)
     t.strictSame(to.numbers, Array.from({ length: Math.min(until, 500) - 10 }, (_, index) => index + 11))
     t.ok(to.got.every(({ offset }) => offset === 0))
   }

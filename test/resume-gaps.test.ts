@@ -332,7 +332,7 @@ t.test('when the log is lost during a replay, what comes in the new sequence is 
   await turn()
   await one.registry.room('a').send({ data: 'new' })
   await turn()
-  t.strictSame(wire.events.map(({ event, data }) => event === undefined ? data : event), ['ready', 'gap', ...Array.from({ length: 20 }, (_, n) => n + 1), 'new'])
+  t.strictSame(wire.events.map(({ event, data }) => event === undefined ? data : event), ['ready', 'gap', 'new'], 'what was read of the old one is not given after that')
   t.equal(one.registry.stats().resumed, 0)
   t.equal(connection.given, 1)
 })
@@ -436,7 +436,7 @@ t.test('several rooms may miss something at once also where something else was g
   t.equal(one.registry.stats().gaps, 0)
 })
 
-t.test('what a replay has given is not given again where it is found later to have been missed', async (t) => {
+t.test('what a replay has given is not given again where it is found later to have been missed, and nothing comes after what is later', async (t) => {
   const { backplane, lost, nodes } = lossy()
   const one = await node(t, {}, backplane)
   const { connection, wire } = connect(one, { bare: false, broadcast: false })
@@ -449,7 +449,7 @@ t.test('what a replay has given is not given again where it is found later to ha
   t.strictSame(given(), [['a1', 1], ['a3', 3], ['a4', 4], ['b5', 5], ['a6', 6]])
   self?.missed('room/b', 5)
   await turn()
-  t.strictSame(given(), [['a1', 1], ['a3', 3], ['a4', 4], ['b5', 5], ['a6', 6], ['b2', 0]], 'what it knew nothing of, without a place')
+  t.strictSame(given(), [['a1', 1], ['a3', 3], ['a4', 4], ['b5', 5], ['a6', 6], [{ reason: 'unknown', room: 'b' }, 0]], 'b2 would come after b5')
   await connection.join('c')
   lost.add('c7')
   await one.registry.room('c').send('c7')
@@ -494,7 +494,7 @@ t.test('several rooms may miss something at once', async (t) => {
   t.equal(one.registry.stats().gaps, 0)
 })
 
-t.test('what was missed while a connection was held or behind is read with the rest, or told as a gap', async (t) => {
+t.test('what was missed while a connection was held or behind is read with the rest, in the order of its room', async (t) => {
   const { backplane, lost } = lossy()
   const one = await node(t, { slow: 'catch-up', maxBuffered: 1_000 }, backplane)
   const place = await placed(one, 'a')
@@ -517,7 +517,7 @@ t.test('what was missed while a connection was held or behind is read with the r
   returning.connection.settled()
   await turn()
   t.strictSame(returning.wire.events.slice(1).map(({ data }) => data), ['a1', 'a2', 'b1', 'b'.repeat(200), 'a3'])
-  t.strictSame(behind.wire.events.slice(1).map(({ data }) => data), ['a1', 'b1', { reason: 'unknown' }, 'b'.repeat(200), 'a3'])
+  t.strictSame(behind.wire.events.slice(1).map(({ data }) => data), ['a1', 'b1', 'b'.repeat(200), 'a2', 'a3'])
 })
 
 t.test('a first place is never before what was given, also where another join fails meanwhile', async (t) => {

@@ -242,7 +242,7 @@ export interface RegistryEvents {
 
 /** The data of a `gap` event. */
 export interface Gap {
-  /** `epoch`: another sequence; `trimmed`: no longer kept; `unknown`: no such id; `slow`: the reader was too far behind. */
+  /** `epoch`: another sequence; `trimmed`: no longer kept; `unknown`: no such id, or nobody can tell what of it is missing; `slow`: the reader was too far behind. */
   reason: 'epoch' | 'trimmed' | 'unknown' | 'slow'
   /** The room it concerns; absent when it is the whole connection. */
   room?: string

@@ -67,7 +67,7 @@ export interface Node {
    * knows. They are not delivered any more.
    */
   missed (topic: string, offset: number): void
-  /** What was kept is lost: the sequence has a new identity. */
+  /** What was kept is lost: the sequence has a new identity. Called in the turn in which `epoch` changes, before anything of it is delivered. */
   reset (): void
   /** The application's logger. */
   readonly log: { error (fields: object, message: string): void, warn (fields: object, message: string): void }

@@ -1,0 +1,84 @@
+import type { ReplayTopic } from './replay.ts'
+import type { Roster } from './roster.ts'
+
+/** Events of a topic after an offset, up to another. */
+export interface Span { readonly roster: Roster, readonly after: number, readonly until: number }
+
+/** What a replay gave, or is giving: all of these topics after an offset, up to another. */
+interface Given { readonly topics: readonly ReplayTopic[], readonly after: number, until: number }
+
+const MAX_GIVEN = 16 // replays that are remembered
+
+/** What a connection is to be given from the log beside what comes, and what it was given of it, so that nothing is given twice. */
+export class Ledger {
+  /** It is being replayed. */
+  busy = false
+  #late: Array<[Roster, number]> = []
+  #starts: Array<[Roster, number]> = []
+  #lacking: Span[] = []
+  #given: Given[] = []
+  #forgotten = 0 // nobody knows what replays gave up to here
+
+  /** There is something that a replay of all its topics does not give. */
+  get isOpen (): boolean { return this.#lacking.length > 0 || this.#late.length > 0 }
+
+  /** It joins a topic while it is not live: from this offset on, or from that of its acknowledgement. */
+  join (roster: Roster, offset: number): void { this.#late.push([roster, offset]) }
+  isJoining (roster: Roster): boolean { return this.#late.some(([other]) => other === roster) }
+  takeJoining (): Array<[Roster, number]> { return this.#late.splice(0) }
+
+  /** It is in a topic from this offset on. */
+  begin (roster: Roster, offset: number): void { this.#starts.push([roster, offset]) }
+  /** What was kept of it up to there is not for it. */
+  startOf (roster: Roster): number { return this.#starts.findLast(([other]) => other === roster)?.[1] ?? 0 }
+
+  /** What replays gave of it is left out. False where that cannot be told any more, or what comes after it was given already. */
+  lack ({ roster, after, until }: Span): boolean {
+    const first = Math.max(after, Math.min(this.#forgotten, until))
+    let left: Span[] = [{ roster, after: first, until }]
+    let gave = 0
+    for (const given of this.#given) {
+      const topic = given.topics.find((one) => one.roster.topic === roster.topic)
+      if (topic === undefined) continue
+      left = left.flatMap((span) => [{ ...span, until: Math.min(span.until, given.after) }, { ...span, after: Math.max(span.after, given.until) }])
+      gave = Math.max(gave, topic.gave)
+    }
+    left = left.filter((span) => span.after < span.until)
+    const inOrder = left.filter((span) => span.after >= gave)
+    this.#lacking.push(...inOrder)
+    return first === after && inOrder.length === left.length
+  }
+
+  takeLacking (): Span[] { return this.#lacking.splice(0) }
+
+  /** A replay begins; without `until` it gives all that comes until it is over. */
+  give (topics: readonly ReplayTopic[], after: number, until = Infinity): void {
+    this.#given.push({ topics, after, until })
+    if (this.#given.length <= MAX_GIVEN) return
+    this.#given = this.#given.filter((given) => given.topics.some(({ roster }) => roster.last < given.until)) // of the others nothing can be found missing
+    if (this.#given.length > MAX_GIVEN) this.#forgotten = Math.max(this.#forgotten, (this.#given.shift() as Given).until)
+  }
+
+  /** It is over. */
+  gave (until: number): void {
+    const given = this.#given.at(-1)
+    if (given?.until !== Infinity) return // the sequence has begun anew meanwhile
+    given.until = until
+    if (until <= given.after) this.#given.pop()
+  }
+
+  /** It is live, and has been given all up to an offset. */
+  live (offset: number): void { this.#starts = this.#starts.filter(([, start]) => start > offset) }
+
+  /** There is nothing to remember. */
+  get isEmpty (): boolean { return !this.isOpen && this.#starts.length === 0 && this.#given.length === 0 && this.#forgotten === 0 }
+
+  /** The sequence is another one. */
+  clear (): void {
+    this.#late = []
+    this.#lacking = []
+    this.#given = []
+    this.#forgotten = 0
+    this.#starts = []
+  }
+}

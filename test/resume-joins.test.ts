@@ -1,0 +1,181 @@
+import t from 'tap'
+import type { Test } from 'tap'
+import { connect, node, turn } from './fake.ts'
+import type { Fake, FakeNode } from './fake.ts'
+import { Lossy } from './lossy.ts'
+import { offsetOf } from './returner.ts'
+
+/** A node that loses every event whose text says so; what is asked of its backplane waits while the gate is shut. */
+class World {
+  readonly lossy: Lossy
+  one!: FakeNode
+  isShut = false
+  #waiting: Array<() => void> = []
+
+  constructor () {
+    this.lossy = new Lossy({
+      loses: ({ event }) => (event.text as string).includes('lost'),
+      later: async () => { if (this.isShut) await new Promise<void>((resolve) => { this.#waiting.push(resolve) }) }
+    })
+  }
+
+  async start (t: Test): Promise<this> {
+    this.one = await node(t, { slow: 'catch-up', maxBuffered: 1_000 }, this.lossy.backplane)
+    return this
+  }
+
+  /** Lets go what waits; what is asked then waits again, unless it is open from now on. */
+  async step (isShut: boolean = true): Promise<void> {
+    this.isShut = isShut
+    for (const go of this.#waiting.splice(0)) go()
+    await turn()
+  }
+
+  async open (): Promise<void> { await this.step(false) }
+
+  /** To the room that each begins with. */
+  async send (...texts: string[]): Promise<void> { for (const text of texts) await this.one.registry.room(text.slice(0, 1)).send(text) }
+
+  async member (...rooms: string[]): Promise<Fake> {
+    const fake = connect(this.one, { bare: false, broadcast: false })
+    await fake.connection.join(rooms)
+    await turn()
+    return fake
+  }
+
+  /** What members of `a` have not been given is being read. */
+  async heal (): Promise<void> {
+    await this.send('a lost')
+    this.isShut = true
+    this.lossy.find()
+    await turn()
+  }
+}
+
+const given = ({ wire }: Fake): unknown[] => wire.events.filter(({ event }) => event !== 'ready').map(({ data }) => data)
+
+t.test('what comes in a room that is joined during a replay is given, however often the log is read', async (t) => {
+  const world = await new World().start(t)
+  await world.member('c')
+  const fake = await world.member('a')
+  await world.send('a1', 'c1')
+  await world.heal()
+  const joined = fake.connection.join('c')
+  await world.send('c2', 'a lost too')
+  world.lossy.find()
+  for (let i = 0; i < 8; i++) await world.step()
+  await world.send('c3')
+  await world.open()
+  t.equal(await joined, true)
+  await world.send('c4')
+  await turn()
+  t.strictSame(given(fake), ['a1', 'a lost', 'c2', 'a lost too', 'c3', 'c4'])
+  t.equal(world.one.registry.stats().gaps, 0)
+})
+
+t.test('the same where the room is new to the node, and acknowledged late', async (t) => {
+  const world = await new World().start(t)
+  const fake = await world.member('a')
+  await world.send('a1', 'c1')
+  await world.heal()
+  const joined = fake.connection.join('c')
+  await world.send('c2')
+  await world.open()
+  t.equal(await joined, true)
+  await world.send('c3')
+  await turn()
+  t.strictSame(given(fake), ['a1', 'a lost', 'c3'])
+})
+
+t.test('a join that fails meanwhile harms nothing', async (t) => {
+  const world = await new World().start(t)
+  const fake = await world.member('a')
+  await world.heal()
+  world.lossy.failing.add('room/c')
+  const joined = fake.connection.join('c')
+  await world.send('a2')
+  await world.open()
+  t.equal(await joined, false)
+  await world.send('a3')
+  await turn()
+  t.strictSame(given(fake), ['a lost', 'a2', 'a3'])
+})
+
+t.test('who joins a room while its reader is behind is not given what was there before', async (t) => {
+  const world = await new World().start(t)
+  const keeper = await world.member('c')
+  const fake = await world.member('a')
+  fake.wire.buffered = 990
+  await world.send('a'.repeat(50))
+  await new Promise((resolve) => setImmediate(resolve))
+  await world.send('c before')
+  await fake.connection.join('c')
+  await world.send('c after')
+  fake.wire.buffered = 0
+  for (let i = 0; i < 3; i++) await turn()
+  t.equal(world.one.registry.stats().slow, 1)
+  t.strictSame(given(fake), ['a'.repeat(50), 'c after'])
+  t.strictSame(given(keeper), ['c before', 'c after'])
+  fake.wire.buffered = 990
+  await world.send('a'.repeat(51))
+  await new Promise((resolve) => setImmediate(resolve))
+  fake.wire.buffered = 0
+  for (let i = 0; i < 3; i++) await turn()
+  t.strictSame(given(fake), ['a'.repeat(50), 'c after', 'a'.repeat(51)], 'nor later')
+})
+
+t.test('the same where it falls behind with what it was given in the turn in which it joined', async (t) => {
+  const world = await new World().start(t)
+  await world.member('c')
+  const fake = await world.member('a')
+  await world.send('a1')
+  await turn()
+  fake.wire.buffered = 990
+  await world.send('a'.repeat(50), 'c before')
+  await fake.connection.join('c')
+  await new Promise((resolve) => setImmediate(resolve))
+  fake.wire.buffered = 0
+  for (let i = 0; i < 3; i++) await turn()
+  t.equal(world.one.registry.stats().slow, 1)
+  t.strictSame(given(fake), ['a1', 'a'.repeat(50)])
+})
+
+t.test('a join that is acknowledged when the sequence has begun anew takes its place in that', async (t) => {
+  const world = await new World().start(t)
+  const fake = await world.member('a')
+  await world.send('a1', 'a2', 'a3')
+  world.isShut = true
+  const joined = fake.connection.join('c')
+  await world.lossy.begin()
+  await world.open()
+  t.equal(await joined, true)
+  t.ok(fake.connection.given <= 0)
+  await world.send('c1', 'a4')
+  await turn()
+  t.strictSame(given(fake), ['a1', 'a2', 'a3', { reason: 'epoch' }, 'c1', 'a4'])
+  t.equal(offsetOf(fake.wire.events.at(-1)?.id), 2)
+})
+
+t.test('when the sequence begins anew while it is made up for what was missed and joined, all of the new one is given, and nothing else', async (t) => {
+  for (let steps = 0; steps < 6; steps++) {
+    const world = await new World().start(t)
+    await world.member('c')
+    const fake = await world.member('a', 'b')
+    await world.send('a1', 'b1', 'a lost', 'b2')
+    world.isShut = true
+    world.lossy.find()
+    await turn()
+    const joined = fake.connection.join('c')
+    for (let step = 0; step < steps; step++) await world.step()
+    const before = given(fake)
+    const isTold = before.length
+    await world.lossy.begin()
+    await world.send('a9', 'c9')
+    await world.open()
+    await joined
+    await world.send('b9')
+    await turn()
+    t.strictSame(given(fake).slice(isTold), [{ reason: 'epoch' }, 'a9', 'c9', 'b9'], `after ${steps} steps`)
+    t.strictSame(before.slice(0, 3), ['a1', 'b1', 'b2'])
+  }
+})
