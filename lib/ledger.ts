@@ -4,6 +4,9 @@ import type { Roster } from './roster.ts'
 /** Events of a topic after an offset, up to another. */
 export interface Span { readonly roster: Roster, readonly after: number, readonly until: number }
 
+/** Of a doubtful one nothing can be given any more: what comes after it was given already, or nobody knows what of it was. */
+export interface Lack extends Span { readonly isDoubtful: boolean }
+
 /** What a replay gave, or is giving: all of these topics after an offset, up to another. */
 interface Given { readonly topics: readonly ReplayTopic[], readonly after: number, until: number }
 
@@ -15,7 +18,7 @@ export class Ledger {
   busy = false
   #late: Array<[Roster, number]> = []
   #starts: Array<[Roster, number]> = []
-  #lacking: Span[] = []
+  #lacking: Lack[] = []
   #given: Given[] = []
   #forgotten = 0 // nobody knows what replays gave up to here
 
@@ -32,24 +35,21 @@ export class Ledger {
   /** What was kept of it up to there is not for it. */
   startOf (roster: Roster): number { return this.#starts.findLast(([other]) => other === roster)?.[1] ?? 0 }
 
-  /** What replays gave of it is left out. False where that cannot be told any more, or what comes after it was given already. */
-  lack ({ roster, after, until }: Span): boolean {
-    const first = Math.max(after, Math.min(this.#forgotten, until))
-    let left: Span[] = [{ roster, after: first, until }]
-    let gave = 0
+  /** What replays gave of it is left out. */
+  lack ({ roster, after, until }: Span): void {
+    const known = Math.max(after, Math.min(this.#forgotten, until))
+    let left: Span[] = [{ roster, after, until: known }, { roster, after: known, until }]
+    let gave = this.#forgotten
     for (const given of this.#given) {
       const topic = given.topics.find((one) => one.roster.topic === roster.topic)
       if (topic === undefined) continue
       left = left.flatMap((span) => [{ ...span, until: Math.min(span.until, given.after) }, { ...span, after: Math.max(span.after, given.until) }])
       gave = Math.max(gave, topic.gave)
     }
-    left = left.filter((span) => span.after < span.until)
-    const inOrder = left.filter((span) => span.after >= gave)
-    this.#lacking.push(...inOrder)
-    return first === after && inOrder.length === left.length
+    for (const span of left) if (span.after < span.until) this.#lacking.push({ ...span, isDoubtful: span.after < gave })
   }
 
-  takeLacking (): Span[] { return this.#lacking.splice(0) }
+  takeLacking (): Lack[] { return this.#lacking.splice(0) }
 
   /** A replay begins; without `until` it gives all that comes until it is over. */
   give (topics: readonly ReplayTopic[], after: number, until = Infinity): void {

@@ -102,15 +102,23 @@ export class Resume {
       ledger.begin(roster, after)
       ledger.lack({ roster, after, until: connection.given })
     }
-    for (const { roster, after, until } of ledger.takeLacking()) {
+    for (const { roster, after, until, isDoubtful } of ledger.takeLacking()) {
       if (resets !== this.#reader.resets) return
-      await this.#giveUntil(connection, [new Topic(roster as Roster<Connection>, connection)], after, until)
+      const topic = new Topic(roster as Roster<Connection>, connection)
+      if (!isDoubtful) await this.#giveUntil(connection, [topic], after, until)
+      else if (!await this.#isNothing(roster.topic, after, until)) connection.tellGap(gapOf('unknown', topic.room))
     }
   }
 
   async #giveUntil (connection: Connection, topics: ReplayTopic[], after: number, until: number): Promise<void> {
     this.#ledgerOf(connection).give(topics, after, until)
     await replay(connection, this.#reader, topics, after, (gaps) => tellAll(connection, gaps), { until })
+  }
+
+  /** The log had nothing there. */
+  async #isNothing (topic: string, after: number, until: number): Promise<boolean> {
+    const { deliveries: [first], complete } = await this.#reader.range(topic, after, 1)
+    return complete && (first === undefined || first.offset > until)
   }
 
   /** It joins them at this offset, or at that of their acknowledgement. Gives what `joined` is to be told. */
@@ -152,7 +160,7 @@ export class Resume {
       }
       if (ledger.isJoining(roster) || connection.returning?.late.has(roster) === true) continue // it is given all since it joined
       const first = Math.max(after, beginningOf(connection), ledger.startOf(roster))
-      if (!ledger.lack({ roster, after: first, until: given })) connection.tellGap(gapOf('unknown', nameOf(roster)))
+      ledger.lack({ roster, after: first, until: given })
     }
   }
 
