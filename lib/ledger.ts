@@ -7,6 +7,9 @@ export interface Span { readonly roster: Roster, readonly after: number, readonl
 /** Of a doubtful one nothing can be given any more: what comes after it was given already, or nobody knows what of it was. */
 export interface Lack extends Span { readonly isDoubtful: boolean }
 
+/** A topic, and the offset from which it is in it; null when that is refused. */
+export interface Joining { readonly roster: Roster, readonly start: Promise<number | null> }
+
 /** What a replay gave, or is giving: all of these topics after an offset, up to another. */
 interface Given { readonly topics: readonly ReplayTopic[], readonly after: number, until: number }
 
@@ -16,19 +19,19 @@ const MAX_GIVEN = 16 // replays that are remembered
 export class Ledger {
   /** It is being replayed. */
   busy = false
-  #late: Array<[Roster, number]> = []
+  #joining: Joining[] = []
   #starts: Array<[Roster, number]> = []
   #lacking: Lack[] = []
   #given: Given[] = []
   #forgotten = 0 // nobody knows what replays gave up to here
 
   /** There is something that a replay of all its topics does not give. */
-  get isOpen (): boolean { return this.#lacking.length > 0 || this.#late.length > 0 }
+  get isOpen (): boolean { return this.#lacking.length > 0 || this.#joining.length > 0 }
 
-  /** It joins a topic while it is not live: from this offset on, or from that of its acknowledgement. */
-  join (roster: Roster, offset: number): void { this.#late.push([roster, offset]) }
-  isJoining (roster: Roster): boolean { return this.#late.some(([other]) => other === roster) }
-  takeJoining (): Array<[Roster, number]> { return this.#late.splice(0) }
+  /** It joins a topic while it is not live. */
+  join (joining: Joining): void { this.#joining.push(joining) }
+  isJoining (roster: Roster): boolean { return this.#joining.some((one) => one.roster === roster) }
+  takeJoining (): Joining[] { return this.#joining.splice(0) }
 
   /** It is in a topic from this offset on. */
   begin (roster: Roster, offset: number): void { this.#starts.push([roster, offset]) }
@@ -75,7 +78,7 @@ export class Ledger {
 
   /** The sequence is another one. */
   clear (): void {
-    this.#late = []
+    this.#joining = []
     this.#lacking = []
     this.#given = []
     this.#forgotten = 0

@@ -94,11 +94,10 @@ export class Resume {
   /** What it joined while it was not live, and what this node was not given. */
   async #settle (connection: Connection, ledger: Ledger): Promise<void> {
     const { resets } = this.#reader
-    for (const [roster, known] of ledger.takeJoining()) {
-      const offset = await roster.subscribed?.catch(() => null) ?? null // null: it is out of it again
+    for (const { roster, start } of ledger.takeJoining()) {
+      const after = await start
       if (resets !== this.#reader.resets) return
-      if (offset === null) continue
-      const after = Math.max(known, offset)
+      if (after === null) continue
       ledger.begin(roster, after)
       ledger.lack({ roster, after, until: connection.given })
     }
@@ -141,7 +140,10 @@ export class Resume {
   #join (connection: Connection, rosters: Array<Roster<Connection>>, offset: number): void {
     if (rosters.length === 0 || connection.returning !== null || connection.since === Infinity) return
     const ledger = this.#ledgerOf(connection)
-    for (const roster of rosters) ledger.join(roster, offset)
+    for (const roster of rosters) {
+      const start = (roster.subscribed as Promise<number>).then((reached) => Math.max(offset, reached), () => null)
+      ledger.join({ roster, start })
+    }
   }
 
   /** It is live no longer: what it is joining it is in from its acknowledgement on. */

@@ -72,9 +72,10 @@ t.test('where replays were forgotten nobody can tell what they gave', async (t) 
 t.test('it knows from where on a topic is for the connection', async (t) => {
   const ledger = new Ledger()
   t.equal(ledger.startOf(a), 0)
-  ledger.join(a, 5)
+  const joining = { roster: a, start: Promise.resolve(5) }
+  ledger.join(joining)
   t.strictSame([ledger.isOpen, ledger.isJoining(a), ledger.isJoining(b)], [true, true, false])
-  t.strictSame(ledger.takeJoining(), [[a, 5]])
+  t.strictSame(ledger.takeJoining(), [joining])
   t.strictSame([ledger.isOpen, ledger.isJoining(a)], [false, false])
   ledger.begin(a, 7)
   ledger.begin(a, 9)

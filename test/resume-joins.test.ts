@@ -157,25 +157,27 @@ t.test('a join that is acknowledged when the sequence has begun anew takes its p
 })
 
 t.test('when the sequence begins anew while it is made up for what was missed and joined, all of the new one is given, and nothing else', async (t) => {
-  for (let steps = 0; steps < 6; steps++) {
+  const rooms = ['c', 'e', 'e before'] // one that the node knows, one that it does not, and that being joined already
+  for (const [what, steps] of rooms.flatMap((what) => Array.from({ length: 6 }, (_, steps) => [what, steps] as const))) {
+    const room = what.slice(0, 1)
     const world = await new World().start(t)
     await world.member('c')
-    const fake = await world.member('a', 'b')
-    await world.send('a1', 'b1', 'a lost', 'b2')
+    const fake = await world.member('a', 'b', 'd')
+    await world.send('a1', 'b1', 'a lost', 'b lost', 'd2')
     world.isShut = true
+    const early = what === room ? null : fake.connection.join(room)
     world.lossy.find()
     await turn()
-    const joined = fake.connection.join('c')
+    const joined = early ?? fake.connection.join(room)
     for (let step = 0; step < steps; step++) await world.step()
     const before = given(fake)
-    const isTold = before.length
     await world.lossy.begin()
-    await world.send('a9', 'c9')
+    await world.send('a9')
     await world.open()
-    await joined
-    await world.send('b9')
+    t.equal(await joined, true)
+    await world.send('b9', `${room}9`)
     await turn()
-    t.strictSame(given(fake).slice(isTold), [{ reason: 'epoch' }, 'a9', 'c9', 'b9'], `after ${steps} steps`)
-    t.strictSame(before.slice(0, 3), ['a1', 'b1', 'b2'])
+    t.strictSame(given(fake).slice(before.length), [{ reason: 'epoch' }, 'a9', 'b9', `${room}9`], `${what} after ${steps} steps`)
+    t.strictSame(before.slice(0, 3), ['a1', 'b1', 'd2'])
   }
 })

@@ -141,10 +141,10 @@ withNats(() => {
       const b = await natsNode(t, { connection: lossy(await natsConnection(t, server), (subject) => eaten.on && subject.includes('.d.')), name })
       await b.backplane.subscribe(b.one, 'room/x')
       await a.send('room/x', { data: 'one', id: 'first' })
-      await until(() => b.one.got.length === 1)
+      await until(() => b.one.got.length >= 1)
       const reads = await Promise.all([texts(b.backplane, 'room/x'), texts(b.backplane, 'room/x'), a.send('room/x', 'two')])
       t.ok(reads[0][0].length >= 1)
-      await until(() => b.one.got.length === 2)
+      await until(() => b.one.got.length >= 2)
       t.strictSame(await texts(b.backplane, 'room/x'), [['one', 'two'], true])
       t.strictSame(await texts(b.backplane, 'room/x', { id: 'first' }), [['two'], true])
       eaten.on = true
@@ -153,7 +153,7 @@ withNats(() => {
       t.strictSame(await texts(b.backplane, 'room/x', { id: 'third' }), [[], true])
       eaten.on = false
       await a.send('room/x', 'four')
-      await until(() => b.one.got.length === 3)
+      await until(() => b.one.got.length >= 3)
       t.equal((b.one.got[2] as Delivery).prev, offset, 'the node sees that it has missed one')
       t.strictSame(await texts(b.backplane, 'room/x'), [['one', 'two', 'three', 'four'], true])
     })
@@ -166,7 +166,7 @@ withNats(() => {
       await b.backplane.subscribe(b.one, 'room/x')
       await b.backplane.subscribe(b.one, 'room/silent')
       await a.send('room/x', 'one')
-      await until(() => b.one.got.length === 1)
+      await until(() => b.one.got.length >= 1)
       eaten.on = true
       const { offset } = await a.send('room/x', 'last')
       await until(() => b.one.gaps.length > 0)
@@ -176,7 +176,7 @@ withNats(() => {
       t.strictSame(b.one.gaps.at(-1), ['room/x', own.offset], 'its own too')
       eaten.on = false
       await a.send('room/x', 'next')
-      await until(() => b.one.got.length === 2)
+      await until(() => b.one.got.length >= 2)
       t.strictSame([b.one.texts(), (b.one.got[1] as Delivery).prev], [['one', 'next'], own.offset])
     })
 
@@ -273,17 +273,17 @@ withNats(() => {
       const b = await natsNode(t, { connection: await natsConnection(t, server), name, audit: 100 })
       for (const { backplane, one } of [a, b]) await backplane.subscribe(one, 'room/x')
       await a.send('room/x', 'one')
-      await until(() => b.one.got.length === 1)
+      await until(() => b.one.got.length >= 1)
       const before = a.backplane.epoch
       await jetstream(raw, `STREAM.DELETE.${name}`)
       t.match(await a.send('room/x', 'two'), { accepted: true })
       t.not(a.backplane.epoch, before)
       t.strictSame([a.one.resets, a.one.texts()], [1, ['one', 'two']])
-      await until(() => b.one.resets === 1 && b.one.gaps.length + b.one.got.length === 2)
+      await until(() => b.one.resets >= 1 && b.one.gaps.length + b.one.got.length >= 2)
       t.equal(b.backplane.epoch, a.backplane.epoch)
       t.strictSame(await texts(b.backplane, 'room/x'), [['two'], true])
       await b.send('room/x', 'three')
-      await until(() => a.one.got.length === 3)
+      await until(() => a.one.got.length >= 3)
     })
 
     t.test('many nodes that find it lost at the same time agree on one epoch', async (t) => {
@@ -306,7 +306,7 @@ withNats(() => {
       const before = backplane.epoch
       await jetstream(raw, `STREAM.DELETE.${name}`)
       await jetstream(raw, `STREAM.CREATE.${name}`, config)
-      await until(() => one.resets === 1)
+      await until(() => one.resets >= 1)
       t.not(backplane.epoch, before)
       await send('room/x', 'three')
       t.strictSame(await texts(backplane, 'room/x'), [['three'], true])
@@ -326,7 +326,7 @@ withNats(() => {
       const b = await natsNode(t, { connection: lossy(await natsConnection(t, server), (subject) => eaten.on && subject.includes('.d.k.') && ++eaten.count > 0), name, follow: 'rooms', audit: 50 })
       for (const room of ['room/x', 'room/y', 'room/silent']) await b.backplane.subscribe(b.one, room)
       await a.send('room/x', 'one')
-      await until(() => b.one.got.length === 1)
+      await until(() => b.one.got.length >= 1)
       eaten.on = true
       const last = await a.send('room/x', 'last')
       await until(() => b.one.gaps.length > 0)
@@ -335,7 +335,7 @@ withNats(() => {
       await until(() => eaten.count === 2)
       eaten.on = false
       await a.send('room/y', 'after it')
-      await until(() => b.one.got.length === 2)
+      await until(() => b.one.got.length >= 2)
       t.strictSame(b.one.gaps, [['room/x', last.offset], ['room/y', hole.offset]], 'the hole is told before what follows it')
       t.strictSame([b.one.texts(), b.one.got[1]?.prev], [['one', 'after it'], hole.offset])
     })
@@ -351,7 +351,7 @@ withNats(() => {
       t.strictSame(b.one.gaps, [['room/x', offset]])
       eaten.on = false
       await a.send('room/y', 'comes')
-      await until(() => b.one.got.length === 1)
+      await until(() => b.one.got.length >= 1)
     })
 
     t.test('who joins when the sequence was begun anew is in the new one', async (t) => {
@@ -362,10 +362,10 @@ withNats(() => {
       await jetstream(raw, `STREAM.DELETE.${name}`)
       t.match(await b.send('room/x', 'one'), { accepted: true })
       await a.backplane.subscribe(a.one, 'room/y')
-      await until(() => a.one.resets === 1)
+      await until(() => a.one.resets >= 1)
       eaten.on = false
       t.match(await b.send('room/y', 'two'), { accepted: true })
-      await until(() => a.one.got.length === 1)
+      await until(() => a.one.got.length >= 1)
       t.equal(a.backplane.epoch, b.backplane.epoch)
     })
 
@@ -397,7 +397,7 @@ withNats(() => {
       const b = await natsNode(t, { connection: async () => { if (!late.on) throw new Error('not yet'); return await natsConnection(t, server) }, name, onUnavailable: 'degrade' })
       await b.backplane.subscribe(b.one, 'room/x')
       late.on = true
-      await until(() => b.one.resets === 1)
+      await until(() => b.one.resets >= 1)
       await a.send('room/x', 'after')
       await until(() => b.one.got.length > 0)
       t.strictSame([b.one.texts(), b.one.gaps], [['after'], []], 'what was before its start is not missed')
@@ -443,7 +443,7 @@ withNats(() => {
       const { one, backplane, send } = await natsNode(t, { connection, name })
       await backplane.subscribe(one, 'room/x')
       await send('room/x', 'one')
-      await until(() => replies.length === 1)
+      await until(() => replies.length >= 1)
       lost.on = true
       const sent = send('room/x', 'two')
       spy.publish((replies[0] as string).replace('.p1', '.p2'), '{"stream":"app","seq":0,"duplicate":true}') // as a cluster says of what it has not kept yet
@@ -489,7 +489,7 @@ withNats(() => {
       const read = texts(a.backplane, 'room/x')
       await until(() => held.length > 0)
       await b.send('room/x', 'two')
-      await until(() => a.one.got.length === 2)
+      await until(() => a.one.got.length >= 2)
       held[0]?.()
       t.strictSame(await read, [['one', 'two'], true])
       t.strictSame(await texts(a.backplane, 'room/x'), [['one', 'two'], true], 'and is not read again')
