@@ -70,6 +70,13 @@ export class Ledger {
     if (until <= given.after) this.#given.pop()
   }
 
+  /** It could not be read: what was to be given is not any more. */
+  giveUp (until: number): void {
+    this.gave(until)
+    this.#joining = []
+    this.#lacking = []
+  }
+
   /** It is live, and has been given all up to an offset. */
   live (offset: number): void { this.#starts = this.#starts.filter(([, start]) => start > offset) }
 

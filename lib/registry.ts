@@ -200,7 +200,7 @@ export class Registry implements api.Registry {
 
   slow (connection: Connection): void {
     this.counts.slow++
-    this.#resume.paused(connection)
+    if (this.options.slow === 'catch-up') this.#resume.paused(connection)
     connection.request.log.warn({ connection: connection.id, buffered: connection.buffered }, 'a reader is too far behind')
     this.#signals.emit('slow', connection)
   }

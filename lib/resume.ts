@@ -82,7 +82,7 @@ export class Resume {
     } catch (err) {
       this.#host.log.error({ err }, 'the history could not be read')
       floor = this.#giveUp(connection)
-      ledger.gave(floor)
+      ledger.giveUp(floor)
     }
     ledger.busy = false // no await from here on: who joins now begins anew
     if (!isBehind()) connection.goLive(floor) // else when that is acknowledged

@@ -14,8 +14,9 @@ export interface LossyOptions {
 export class Lossy {
   /** Offsets of all that was lost. */
   readonly late = new Set<number>()
-  /** What cannot be subscribed to. */
+  /** Topics that cannot be subscribed to. */
   readonly failing = new Set<string>()
+  readonly unreadable = new Set<string>()
   readonly backplane: Backplane
   #inner: Backplane
   readonly #options: LossyOptions
@@ -41,6 +42,7 @@ export class Lossy {
       publish: (...args) => inner().publish(...args),
       range: async (topic, after, limit) => {
         await options.later()
+        if (this.unreadable.has(topic)) throw new Error('range failed')
         const range = await inner().range(topic, after, limit)
         await options.later()
         return range

@@ -19,8 +19,8 @@ class World {
     })
   }
 
-  async start (t: Test): Promise<this> {
-    this.one = await node(t, { slow: 'catch-up', maxBuffered: 1_000 }, this.lossy.backplane)
+  async start (t: Test, slow: 'drop' | 'catch-up' = 'catch-up'): Promise<this> {
+    this.one = await node(t, { slow, maxBuffered: 1_000 }, this.lossy.backplane)
     return this
   }
 
@@ -99,6 +99,36 @@ t.test('a join that fails meanwhile harms nothing', async (t) => {
   await world.send('a3')
   await turn()
   t.strictSame(given(fake), ['a lost', 'a2', 'a3'])
+})
+
+t.test('what was given live is not given again later, though a join was not acknowledged when the reader fell behind or the log could not be read', async (t) => {
+  for (const slow of ['drop', 'catch-up'] as const) {
+    const world = await new World().start(t, slow)
+    const fake = await world.member('a')
+    await world.send('a1')
+    await turn()
+    if (slow === 'catch-up') await world.heal()
+    world.isShut = true
+    const joined = fake.connection.join('e')
+    if (slow === 'drop') {
+      fake.wire.buffered = 990
+      await world.send('a'.repeat(50))
+      await turn()
+      fake.wire.buffered = 0
+    } else {
+      world.lossy.unreadable.add('room/a')
+    }
+    await world.open()
+    t.equal(await joined, true)
+    world.lossy.unreadable.clear()
+    await world.send('e1', 'a2')
+    await turn()
+    await world.send('a lost too')
+    world.lossy.find()
+    await turn()
+    const gap = slow === 'drop' ? { reason: 'slow', dropped: 1 } : { reason: 'unknown' }
+    t.strictSame(given(fake), ['a1', gap, 'e1', 'a2', 'a lost too'])
+  }
 })
 
 t.test('who joins a room while its reader is behind is not given what was there before', async (t) => {
