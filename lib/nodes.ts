@@ -10,7 +10,7 @@ export type Order =
 
 /** What became of an order: whether it was carried out, or what was wrong with it. */
 export interface Answer { done: boolean, mistake?: { code: string, message: string } }
-export type NodeMessage = Order & { node: string, ask?: string } | Answer & { op: 'answer', node: string, ask: string }
+export type NodeMessage = Order & { node: string, ask?: string, count?: number } | Answer & { op: 'answer', node: string, ask: string }
 
 /** What it needs from above. */
 export interface NodesHost {
@@ -36,6 +36,8 @@ const ANSWER = 1_000 // how long others may take to answer
 export class Nodes {
   readonly #host: NodesHost
   readonly #asked = new Map<string, Asked>()
+  readonly #ordered = new Set<number>() // and not come back here yet
+  #count = 0
 
   constructor (host: NodesHost) { this.#host = host }
 
@@ -52,14 +54,19 @@ export class Nodes {
 
   /** Has an order carried out by every node; by this one at least. */
   async order (order: Order): Promise<void> {
-    if (await this.#host.tell({ ...order, node: this.#host.nodeId }) === 0) this.#host.obey(order)
+    const count = ++this.#count
+    this.#ordered.add(count)
+    await this.#host.tell({ ...order, node: this.#host.nodeId, count })
+    if (this.#ordered.delete(count)) this.#host.obey(order) // nobody was told, or it was lost on its way back
   }
 
   heard (message: NodeMessage): void {
     if (message.op === 'answer') return this.#answered(message)
     const { ask, node } = message
-    if (ask === undefined) this.#host.obey(message)
-    else if (node !== this.#host.nodeId) void this.#host.tell({ op: 'answer', node: this.#host.nodeId, ask, ...this.#answer(message) })
+    const isOwn = node === this.#host.nodeId
+    if (ask === undefined) {
+      if (!isOwn || this.#ordered.delete(message.count as number)) this.#host.obey(message)
+    } else if (!isOwn) void this.#host.tell({ op: 'answer', node: this.#host.nodeId, ask, ...this.#answer(message) })
   }
 
   stop (): void {

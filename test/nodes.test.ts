@@ -4,7 +4,7 @@ import type { NodeMessage, Order } from '../lib/nodes.ts'
 import { obey, portable, split } from '../lib/orders.ts'
 import { toEvent } from '../lib/event.ts'
 import { memory } from '../lib/backplanes/memory.ts'
-import { connect, FakeEncoding, node, turn } from './fake.ts'
+import { connect, FakeEncoding, FaultyBackplane, node, turn } from './fake.ts'
 
 const order: Order = { op: 'close', id: 'it', reason: 'why' }
 
@@ -88,13 +88,42 @@ t.test('when no node could be told, the answer is no, and what is for all is don
   t.strictSame(done, [order, { op: 'clear', topic: 'room/x' }])
 })
 
-t.test('what is for all nodes comes back here, and is done once', async (t) => {
+t.test('what is for all nodes is done when it comes back here, and done once', async (t) => {
+  const done: string[] = []
+  const come = (message: NodeMessage): void => nodes.heard(message)
+  const nodes = new Nodes({
+    nodeId: 'me',
+    async tell (message) {
+      t.strictSame(done, [])
+      come(message)
+      t.strictSame(done, ['clear'])
+      come(message)
+      return 2
+    },
+    obey: ({ op }) => { done.push(op); return true }
+  })
+  await nodes.order({ op: 'clear', topic: 'room/x' })
+  t.strictSame(done, ['clear'])
+})
+
+t.test('what is for all nodes and does not come back here is done here, once', async (t) => {
   const done: string[] = []
   const { nodes, told } = asking(2, ({ op }) => { done.push(op); return true })
   await nodes.order({ op: 'clear', topic: 'room/x' })
-  t.strictSame(done, [])
-  nodes.heard(told[0] as NodeMessage)
   t.strictSame(done, ['clear'])
+  nodes.heard(told[0] as NodeMessage) // too late
+  t.strictSame(done, ['clear'])
+  nodes.heard({ ...told[0] as NodeMessage, node: 'other' })
+  t.strictSame(done, ['clear', 'clear'])
+})
+
+t.test('a user is disconnected here though this node hears nothing', async (t) => {
+  const faults = new FaultyBackplane(memory())
+  const one = await node(t, {}, faults)
+  const [ada, bob] = [connect(one, { user: 'ada' }), connect(one, { user: 'bob' })]
+  faults.silent = true
+  await one.registry.user('ada').disconnect()
+  t.strictSame([ada.connection.open, bob.connection.open], [false, true])
 })
 
 t.test('a node answers others and not itself', async (t) => {
