@@ -15,11 +15,9 @@ export interface ConnectionHost {
   join (connection: Connection, rooms: string[], presence: api.JoinOptions['presence']): Promise<boolean>
   part (connection: Connection, room: string): void
   identify (connection: Connection, user: string | null): void
-  /** Replays a returning connection, then calls `goLive`. */
+  /** Replays a connection that returns or whose reader has caught up, then calls `goLive`. */
   resume (connection: Connection): void
-  /** Replays a connection whose reader has caught up, then calls `goLive`. */
-  catchUp (connection: Connection): void
-  /** What it waited for has been written: it may be announced. */
+  /** What it waited for has been written: it may be announced, and told who is present. */
   live (connection: Connection): void
   gap (connection: Connection, gap: api.Gap): void
   slow (connection: Connection): void

@@ -66,7 +66,8 @@ export class Connection extends Outgoing implements TransportLink, Member {
   get hold (): Hold { return (this.#hold ??= new Hold(this.host.options.maxBuffered, this.host.options.hold, () => this.#release())) }
 
   protected slowed (): void { this.host.slow(this) }
-  protected caughtUp (): void { this.host.catchUp(this) }
+  protected caughtUp (): void { this.host.resume(this) }
+  protected tellLive (): void { if (this.#opened) this.host.live(this) }
   protected gap (gap: api.Gap): void { this.host.gap(this, gap) }
 
   from<T> (source: api.Source<T>, options: api.SourceOptions<T> = {}): Promise<void> {
@@ -128,12 +129,12 @@ export class Connection extends Outgoing implements TransportLink, Member {
     for (const framed of hold?.end() ?? []) this.deliver(framed)
     this.drop(hold?.takeDropped() ?? 0)
     this.tellDropped()
-    if (this.#opened) this.host.live(this)
+    this.tellLive()
   }
 
   opened (): void {
     this.#opened = true
-    if (this.mode === LIVE) this.host.live(this)
+    if (this.mode === LIVE) this.tellLive()
   }
 
   whenReleased (): Promise<void> { return this.released ? resolved : this.hold.whenOver() }

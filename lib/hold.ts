@@ -62,7 +62,8 @@ export class Hold {
     return new Promise((resolve) => { this.#waiters.push(resolve) })
   }
 
-  add (framed: Framed): void {
+  /** False: it does not wait here. */
+  add (framed: Framed): boolean {
     const { size } = framed.event as CheckedEvent
     const fits = this.#bytes === 0 || this.#bytes + size <= this.#limit
     if (framed.offset === 0) {
@@ -70,9 +71,10 @@ export class Hold {
     } else if (!fits || this.missed) { // after one was missed the next may not overtake it
       this.missed = true
     }
-    if (!fits || (framed.offset !== 0 && this.missed)) return
+    if (!fits || (framed.offset !== 0 && this.missed)) return false
     this.#waiting.push(framed)
     this.#bytes += size
+    return true
   }
 
   /** How many events that are not kept did not fit, told once. */

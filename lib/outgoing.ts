@@ -36,6 +36,8 @@ export abstract class Outgoing implements Outlet {
 
   /** How many of its topics are kept. */
   kept = 0
+  /** Changes of presence did not reach it: it is given no more of them before a fresh snapshot. */
+  blind = false
   readonly checks: Checks
   #backlog: Backlog | null = null // made when it is needed: most never are behind
 
@@ -53,6 +55,8 @@ export abstract class Outgoing implements Outlet {
   protected abstract slowed (): void
   /** Its reader has caught up, and is to be sent what it has missed. */
   protected abstract caughtUp (): void
+  /** It is live, or live again. */
+  protected abstract tellLive (): void
   /** Some of what it was to be given is gone. */
   protected abstract gap (gap: api.Gap): void
 
@@ -94,7 +98,11 @@ export abstract class Outgoing implements Outlet {
   }
 
   /** A change of presence: one that is not given now is in the snapshot that follows. */
-  announce (framed: Framed): void { if (this.mode !== LAGGING) this.deliver(framed) }
+  announce (framed: Framed): void {
+    if (this.blind) return
+    if (this.mode === LIVE) this.put(framed)
+    else this.blind = this.mode !== HELD || !this.hold.add(framed)
+  }
 
   put (framed: Framed): void {
     if (this.tail.before === null) this.host.outbox.wait(this)
@@ -139,6 +147,7 @@ export abstract class Outgoing implements Outlet {
     const policy = this.host.options.slow
     if ((this.#backlog?.dropped ?? 0) === 0 && this.mode !== LAGGING) this.slowed()
     this.drop(policy === 'catch-up' ? link.unkept : link.count)
+    this.blind = true
     if (policy === 'close') return this.end(reasons.slow)
     if (policy === 'catch-up') this.mode = LAGGING
     this.wire.whenFlushed()
@@ -162,7 +171,10 @@ export abstract class Outgoing implements Outlet {
 
   flushed (): void {
     if (this.#backlog !== null) this.#checkDrained(this.#backlog)
-    if (this.mode === LIVE) this.tellDropped()
+    if (this.mode === LIVE) {
+      this.tellDropped()
+      if (this.blind) this.tellLive()
+    }
     if (this.mode !== LAGGING) return
     this.mode = HELD
     this.caughtUp()

@@ -57,15 +57,17 @@ export class Presence {
     waiting.set(name, entry)
   }
 
+  /** It may be announced; if it missed changes, it is given a fresh snapshot of all it watches. */
   live (who: Presentee): void {
+    if (who.blind) this.#again(who)
     const waiting = this.#waiting.get(who)
     if (waiting === undefined) return
     this.#waiting.delete(who)
     for (const [name, entry] of waiting) this.#enter(who, name, entry)
   }
 
-  /** A fresh snapshot of all it watches, for one that missed changes. */
-  again (who: Presentee): void {
+  #again (who: Presentee): void {
+    who.blind = false
     for (const name of this.#names.get(who) ?? []) {
       const room = this.#rooms.get(name)
       if (room?.watchers.delete(who) === true) this.#welcome(room, who)

@@ -5,6 +5,8 @@ import type { Entry } from './arguments.ts'
 export interface Presentee {
   /** Its wire is open and nothing holds it: it may be announced. */
   readonly announced: boolean
+  /** Changes did not reach it: it is given no more of them before a fresh snapshot. */
+  blind: boolean
 }
 
 const ANSWER = 500 // how long a first look waits for other nodes

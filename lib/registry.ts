@@ -212,7 +212,6 @@ export class Registry implements api.Registry {
 
   live (connection: Connection): void { this.#presence.live(connection) }
   resume (connection: Connection): void { void this.#resume.resume(connection) }
-  catchUp (connection: Connection): void { void this.#resume.resume(connection).then(() => this.#presence.again(connection)) }
 
   pump (connection: Connection, source: unknown, options: api.SourceOptions<unknown>): Promise<void> { return pump(connection, source, options, this.drain) }
 

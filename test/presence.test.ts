@@ -270,26 +270,51 @@ t.test('presence is announced when the connection goes live, not before', async 
   t.strictSame(await one.registry.room('other').presence(), [])
 })
 
-t.test('a reader that missed changes gets a fresh snapshot', async (t) => {
-  const one = await node(t, { slow: 'catch-up', maxBuffered: 1_000 })
-  const slow = connect(one, { bare: false, broadcast: false })
-  await slow.connection.join('room', { presence: true })
-  await connect(one, { broadcast: false }).connection.join('room')
-  await until(() => told(slow).length === 1)
-  slow.wire.buffered = 900
-  slow.wire.whenFlushed = () => {} // it does not read
-  await one.registry.room('room').send({ data: 'x'.repeat(500) })
+for (const slow of ['catch-up', 'drop'] as const) {
+  t.test(`a reader that missed changes gets a fresh snapshot, and no change before it (slow: ${slow})`, async (t) => {
+    const one = await node(t, { slow, maxBuffered: 1_000 })
+    const watcher = connect(one, { bare: false, broadcast: false })
+    await watcher.connection.join('room', { presence: true })
+    await until(() => told(watcher).length === 1)
+    const { connection } = await enter(one, 'joe', 1, { broadcast: false })
+    await until(() => told(watcher).length === 2)
+    watcher.wire.buffered = 990
+    watcher.wire.whenFlushed = () => {} // it does not read
+    await one.registry.room('room').send({ data: 'x'.repeat(500) })
+    await turn()
+    await enter(one, 'ada', 1)
+    connection.close()
+    await turn()
+    watcher.wire.buffered = 0
+    if (slow === 'catch-up') watcher.wire.link?.flushed()
+    await enter(one, 'sue', 1)
+    await turn()
+    watcher.wire.link?.flushed()
+    await until(() => told(watcher).length > 2)
+    t.strictSame(told(watcher).slice(2), [{ snapshot: [{ key: 'ada', metas: [1] }, { key: 'sue', metas: [1] }] }])
+    await enter(one, 'bob', 1)
+    await turn()
+    t.strictSame(told(watcher).slice(3), [{ joined: [{ key: 'bob', metas: [1] }] }])
+  })
+}
+
+t.test('changes that do not fit into what waits for a replay are in a fresh snapshot', async (t) => {
+  const one = await node(t, { maxBuffered: 1_000 })
+  const watcher = await watch(one)
+  const { connection } = watcher
+  connection.holdAgain()
+  const big = 'x'.repeat(600)
+  for (const key of ['ada', 'bob', 'joe']) {
+    await enter(one, key, key === 'joe' ? 1 : big, { broadcast: false })
+    await turn()
+  }
+  t.equal(told(watcher).length, 1)
+  connection.goLive(0)
   await turn()
-  await enter(one, 'ada', 1)
-  await turn()
-  t.equal(told(slow).length, 1)
-  slow.wire.buffered = 0
-  slow.wire.link?.flushed()
-  await until(() => told(slow).length > 1)
-  t.strictSame(told(slow).slice(1), [{ snapshot: [{ key: 'ada', metas: [1] }] }])
-  await enter(one, 'bob', 1)
-  await turn()
-  t.strictSame(told(slow).slice(2), [{ joined: [{ key: 'bob', metas: [1] }] }])
+  t.strictSame(told(watcher).slice(1), [
+    { joined: [{ key: 'ada', metas: [big] }] },
+    { snapshot: [{ key: 'ada', metas: [big] }, { key: 'bob', metas: [big] }, { key: 'joe', metas: [1] }] }
+  ])
 })
 
 t.test('one change is made once for all who are told', async (t) => {
@@ -601,7 +626,7 @@ function alone (tell: PresenceHost['tell'] = async () => undefined): { presence:
 
 t.test('where the backplane cannot tell how many nodes there are, one answer is waited for', async (t) => {
   const { presence, told, announced } = alone()
-  presence.join({ announced: true }, 'room', { key: 'ada', meta: 1 })
+  presence.join({ announced: true, blind: false }, 'room', { key: 'ada', meta: 1 })
   await turn()
   t.strictSame(announced, [])
   t.match(told[0], { op: 'ask', node: 'me' })
@@ -614,7 +639,7 @@ t.test('where the backplane cannot tell how many nodes there are, one answer is 
 
 t.test('what comes for a room that nobody is in any more changes nothing', async (t) => {
   const { presence, told, announced, topics } = alone(async () => 1)
-  const who = { announced: true }
+  const who = { announced: true, blind: false }
   presence.join(who, 'room', { key: 'ada', meta: 1 })
   presence.join(who, 'other', { key: 'ada', meta: 1 })
   await turn()
@@ -633,8 +658,8 @@ t.test('what comes for a room that nobody is in any more changes nothing', async
   presence.heard('presence/room', { op: 'change', node: 'late', entries: [['bob', [1]]] })
   presence.heard('nodes', { op: 'beat', node: 'newer' })
   t.equal(told.filter(({ op }) => op === 'again').length, 1, 'nobody is here who could want to know')
-  presence.again(who)
   presence.gone(who)
+  who.blind = true
   presence.live(who)
   presence.leave(who, 'room')
   presence.stop()
