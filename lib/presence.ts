@@ -7,9 +7,10 @@ import type { Presentee } from './present-room.ts'
 export interface PresenceHost {
   readonly nodeId: string
   readonly timeout: number
+  /** Undefined: it failed. */
   subscribe (topic: string): Promise<unknown>
   unsubscribe (topic: string): void
-  /** To every subscribed node; gives how many there are, where the backplane can tell. */
+  /** To every subscribed node; gives how many there are, where the backplane can tell, 0 when none was told. */
   tell (topic: string, message: PresenceMessage): Promise<number | undefined>
   /** One event for many: made and encoded once. */
   announce (watchers: Iterable<Presentee>, change: PresenceChange): void
@@ -17,9 +18,8 @@ export interface PresenceHost {
 
 /** What nodes tell each other: each only its own entries. */
 export type PresenceMessage =
-  | { op: 'ask', node: string }
-  | { op: 'state', node: string, entries: Array<[key: string, metas: unknown[]]> }
-  | { op: 'change', node: string, entries: Array<[key: string, metas: unknown[]]> }
+  /** All that it has to say, or what has changed; who asks says all, and is answered by all. */
+  | { op: 'ask' | 'state' | 'change', node: string, entries: Array<[key: string, metas: unknown[]]> }
   | { op: 'beat', node: string }
   /** Somebody knows nothing of a node, or nothing any more. */
   | { op: 'again', node: string, of: string }
@@ -110,13 +110,14 @@ export class Presence {
     if (message.op === 'bye') return this.#forget(node)
     if (!this.#nodes.has(node)) void this.#host.tell('nodes', { op: 'again', node: nodeId, of: node })
     this.#nodes.set(node, performance.now())
-    if (message.op === 'again' && message.of === nodeId) for (const room of this.#rooms.values()) this.#state(room)
+    if (message.op === 'again' && message.of === nodeId) for (const room of this.#rooms.values()) void this.#say(room, 'state')
     if (message.op === 'beat' || message.op === 'again') return
     const room = this.#rooms.get(topic.slice('presence/'.length))
     if (room === undefined) return
-    if (message.op === 'ask') return this.#state(room)
+    const isAll = message.op === 'state' || message.op === 'ask'
+    if (message.op === 'ask') void this.#say(room, 'state')
     let other = room.others.get(node)
-    if (other === undefined || message.op === 'state') {
+    if (other === undefined || isAll) {
       for (const key of other?.keys() ?? []) room.changed.add(key)
       room.others.set(node, other = new Map())
     }
@@ -125,7 +126,7 @@ export class Presence {
       else other.set(key, metas)
       room.changed.add(key)
     }
-    room.heard()
+    if (isAll) room.heard(node)
     this.#schedule(room)
   }
 
@@ -133,13 +134,20 @@ export class Presence {
   unsure (topic: string): void {
     const room = this.#rooms.get(topic.slice('presence/'.length))
     if (room === undefined) return
-    void this.#host.tell(topic, { op: 'ask', node: this.#host.nodeId })
-    this.#state(room)
+    room.doubt(performance.now() + this.#host.timeout)
+    void this.#say(room, 'ask')
   }
 
-  /** Says all that this node has to say of a room. */
-  #state (room: PresentRoom): void {
-    void this.#host.tell(room.topic, { op: 'state', node: this.#host.nodeId, entries: ownEntries(room) })
+  // what was not taken is said again with the next sign of life: nobody else knows that who was here has left
+  async #say (room: PresentRoom, op: 'ask' | 'state' | 'change', entries: Array<[string, unknown[]]> = ownEntries(room)): Promise<number | undefined> {
+    const count = ++room.said
+    room.saying++
+    const nodes = await this.#host.tell(room.topic, { op, node: this.#host.nodeId, entries })
+    room.saying--
+    if (nodes === 0) room.unsaid = count
+    else if (op !== 'change' && count > room.unsaid) room.unsaid = 0
+    if (room.entries.size === 0) this.#schedule(room)
+    return nodes
   }
 
   stop (): void {
@@ -182,14 +190,20 @@ export class Presence {
     const tracked = room = new PresentRoom(name)
     this.#rooms.set(name, tracked)
     this.#beating()
-    tracked.ready = this.#host.subscribe(tracked.topic)
-      .then(() => this.#host.tell(tracked.topic, { op: 'ask', node: this.#host.nodeId }))
-      .then((nodes) => tracked.expect((nodes ?? 2) - 1))
-      .then(() => {
-        tracked.isReady = true
-        this.#schedule(tracked)
-      })
+    tracked.ready = this.#follow(tracked).then(() => {
+      tracked.isReady = true
+      this.#schedule(tracked)
+    })
     return room
+  }
+
+  // where it fails it is tried again with the next sign of life
+  async #follow (room: PresentRoom): Promise<void> {
+    room.isFollowed = true
+    room.isFollowed = await this.#host.subscribe(room.topic) !== undefined
+    if (!room.isFollowed || this.#rooms.get(room.name) !== room) return // nobody is in it any more: there may be another of that name
+    const nodes = await this.#say(room, 'ask')
+    await room.expect((nodes ?? 2) - 1)
   }
 
   // a burst of changes is one event
@@ -216,7 +230,7 @@ export class Presence {
     if (room.changedHere.size > 0) {
       const entries = [...room.changedHere].map((key): [string, unknown[]] => [key, [...room.own.get(key)?.values() ?? []]])
       room.changedHere.clear()
-      void this.#host.tell(room.topic, { op: 'change', node: this.#host.nodeId, entries })
+      void this.#say(room, 'change', entries)
     }
     if (room.isReady && room.newcomers.size > 0) {
       this.#host.announce(room.newcomers, { snapshot: room.list() })
@@ -246,18 +260,19 @@ export class Presence {
     const stoodStill = now - this.#beatAt > this.#period * 2 // then what the others said waits to be heard: they are not to be forgotten
     this.#beatAt = now
     void this.#host.tell('nodes', { op: 'beat', node: this.#host.nodeId })
+    for (const room of this.#rooms.values()) {
+      if (!room.isFollowed) void this.#follow(room)
+      if (room.unsaid > 0) void this.#say(room, 'state')
+    }
     if (stoodStill) return
+    for (const room of this.#rooms.values()) if (now >= room.doubtedUntil) for (const node of room.doubted) this.#forgetIn(room, node) // it follows the room no more
     for (const [node, heardAt] of this.#nodes) if (now - heardAt > this.#host.timeout - this.#period) this.#forget(node) // at the next beat it would be over the time
   }
 
   #forget (node: string): void {
     this.#nodes.delete(node)
-    for (const room of this.#rooms.values()) {
-      const other = room.others.get(node)
-      if (other === undefined) continue
-      for (const key of other.keys()) room.changed.add(key)
-      room.others.delete(node)
-      this.#schedule(room)
-    }
+    for (const room of this.#rooms.values()) this.#forgetIn(room, node)
   }
+
+  #forgetIn (room: PresentRoom, node: string): void { if (room.forget(node)) this.#schedule(room) }
 }

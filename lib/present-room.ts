@@ -25,10 +25,21 @@ export class PresentRoom {
   readonly changedHere = new Set<string>()
   readonly watchers = new Set<Presentee>()
   readonly newcomers = new Set<Presentee>()
+  /** Nodes that may have said something that did not come, and when they are to have said all again. */
+  readonly doubted = new Set<string>()
+  doubtedUntil = 0
   lookers = 0
+  /** How many messages there were, and how many are on their way: it is followed until they are taken. */
+  said = 0
+  saying = 0
+  /** The last message that the backplane did not take; 0: all that this node has to say is said. */
+  unsaid = 0
+  /** What other nodes say comes here. */
+  isFollowed = true
   /** What other nodes have to say of it is known. */
   ready: Promise<void> = Promise.resolve()
   isReady = false
+  readonly #answers = new Set<string>()
   #expected = Infinity
   #answered: (() => void) | null = null
 
@@ -37,7 +48,7 @@ export class PresentRoom {
     this.topic = `presence/${name}`
   }
 
-  get idle (): boolean { return this.entries.size === 0 && this.lookers === 0 && this.changed.size === 0 }
+  get idle (): boolean { return this.entries.size === 0 && this.lookers === 0 && this.changed.size === 0 && this.saying === 0 && this.unsaid === 0 }
 
   metas (key: string): unknown[] {
     const metas = [...this.own.get(key)?.values() ?? []]
@@ -54,14 +65,34 @@ export class PresentRoom {
   /** Waits until so many other nodes have answered. */
   async expect (count: number): Promise<void> {
     this.#expected = count
-    if (this.others.size >= count) return
+    if (this.#answers.size >= count) return
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, ANSWER).unref()
       this.#answered = () => { clearTimeout(timer); resolve() }
     })
   }
 
-  heard (): void { if (this.others.size >= this.#expected) this.#answered?.() }
+  /** A node has said all that it has to say. */
+  heard (node: string): void {
+    this.doubted.delete(node)
+    if (this.isReady) return
+    this.#answers.add(node)
+    if (this.#answers.size >= this.#expected) this.#answered?.()
+  }
+
+  /** All other nodes are to say again what they have to say. */
+  doubt (until: number): void {
+    for (const node of this.others.keys()) this.doubted.add(node)
+    this.doubtedUntil = until
+  }
+
+  /** Nothing is known of a node any more. False: nothing was. */
+  forget (node: string): boolean {
+    this.doubted.delete(node)
+    const other = this.others.get(node)
+    for (const key of other?.keys() ?? []) this.changed.add(key)
+    return this.others.delete(node)
+  }
 }
 
 /** What this node has to say of it. */

@@ -481,6 +481,46 @@ t.test('what was said while a node was cut off is said again when it knows, in b
   t.equal(told(watchers[0] as Fake).filter(({ left }) => left !== undefined).length, 1)
 })
 
+t.test('whoever has left a room while its node was cut off, or while others were, has left it for all, though their node is well', async (t) => {
+  for (const fault of ['not taken', 'not taken, as it is told', 'not come', 'not come nor answered']) {
+    const [here, there, third] = await cluster(t, 300)
+    const watcher = await watch(here)
+    const { connection } = await enter(there, 'ada', 1)
+    await enter(third, 'bob', 1)
+    await connect(there).connection.join('other', { presence: { key: 'ada' } }) // it has somebody present elsewhere: it is not forgotten
+    await connect(here).connection.join('other', { presence: true })
+    await until(() => present(watcher).join() === 'ada,bob')
+    if (fault.startsWith('not taken')) there.faults.down = true
+    else here.faults.silent = true
+    connection.close()
+    await turn()
+    there.faults.down = here.faults.silent = false
+    if (fault === 'not taken, as it is told') there.faults.missed('presence/room', 0)
+    if (fault.startsWith('not come')) here.faults.missed('presence/room', 0)
+    if (fault === 'not come nor answered') third.faults.missed('presence/room', 0)
+    await until(() => present(watcher).join() === 'bob')
+    t.strictSame((await here.registry.room('room').presence()).map(({ key }) => key), ['bob'])
+    t.strictSame((await here.registry.room('other').presence()).map(({ key }) => key), ['ada'])
+    t.strictSame(told(watcher).flatMap(({ left = [] }) => left), [{ key: 'ada', metas: [1] }], 'nobody else has')
+  }
+})
+
+t.test('a room that could not be followed is followed later', async (t) => {
+  const [here, there] = await cluster(t)
+  const { subscribe } = here.faults
+  let tries = 0
+  here.faults.subscribe = async (node, topic) => {
+    if (topic.startsWith('presence/') && ++tries < 3) throw new Error('not now')
+    return await subscribe.call(here.faults, node, topic)
+  }
+  await enter(there, 'ada', 1)
+  const watcher = await watch(here)
+  t.strictSame(told(watcher), [{ snapshot: [] }], 'what is known is told')
+  await until(() => told(watcher).length > 1)
+  t.strictSame(told(watcher).slice(1), [{ joined: [{ key: 'ada', metas: [1] }] }])
+  t.equal(tries, 3)
+})
+
 t.test('a node that stood still forgets nobody', async (t) => {
   const [here, there] = await cluster(t, 60)
   const watcher = await watch(here)
@@ -562,9 +602,9 @@ t.test('who is present is known while the backplane is down, as far as it is her
 
 t.test('what is expected of other nodes may have come before it is known how much', async (t) => {
   const room = new PresentRoom('room')
-  room.others.set('other', new Map())
+  room.heard('other')
   await room.expect(1)
-  room.heard()
+  room.heard('another')
   t.equal(room.idle, true)
 })
 
@@ -606,14 +646,18 @@ t.test('whatever happens on whichever node, every watcher ends up with who is th
 
 // --- by itself, with a host that is no registry
 
-function alone (tell: PresenceHost['tell'] = async () => undefined): { presence: Presence, told: PresenceMessage[], announced: PresenceChange[], topics: Set<string> } {
+function alone (tell: PresenceHost['tell'] = async () => undefined, acknowledged: () => Promise<void> = async () => {}): { presence: Presence, told: PresenceMessage[], announced: PresenceChange[], topics: Set<string> } {
   const told: PresenceMessage[] = []
   const announced: PresenceChange[] = []
   const topics = new Set<string>()
   const presence = new Presence({
     nodeId: 'me',
     timeout: 1_000_000,
-    subscribe: async (topic) => topics.add(topic),
+    async subscribe (topic) {
+      topics.add(topic)
+      await acknowledged()
+      return 0
+    },
     unsubscribe: (topic) => topics.delete(topic),
     async tell (topic, message) {
       told.push(message)
@@ -647,7 +691,7 @@ t.test('what comes for a room that nobody is in any more changes nothing', async
   await turn()
   t.strictSame([...topics], ['presence/room'])
   const before = told.length
-  presence.heard('presence/other', { op: 'ask', node: 'late' })
+  presence.heard('presence/other', { op: 'ask', node: 'late', entries: [] })
   presence.heard('presence/other', { op: 'change', node: 'late', entries: [['bob', [1]]] })
   await turn()
   t.match(told.slice(before), [{ op: 'again', of: 'late' }], 'but for somebody new being there')
@@ -662,5 +706,55 @@ t.test('what comes for a room that nobody is in any more changes nothing', async
   who.blind = true
   presence.live(who)
   presence.leave(who, 'room')
+  presence.stop()
+})
+
+t.test('a node that has said what changed has not yet answered', async (t) => {
+  const { presence, announced } = alone(async () => 2)
+  presence.join({ announced: true, blind: false }, 'room', { key: null, meta: null })
+  await turn()
+  presence.heard('presence/room', { op: 'change', node: 'other', entries: [['bob', [1]]] })
+  await turn()
+  t.strictSame(announced, [])
+  presence.heard('presence/room', { op: 'state', node: 'other', entries: [['ada', [1]], ['bob', [1]]] })
+  await turn()
+  t.strictSame(announced, [{ snapshot: [{ key: 'ada', metas: [1] }, { key: 'bob', metas: [1] }] }])
+  presence.stop()
+})
+
+t.test('what was not taken is still to be said when something before it is taken late', async (t) => {
+  const answers: Array<(nodes: number) => void> = []
+  const { presence, topics } = alone((topic) => topic === 'nodes' ? Promise.resolve(2) : new Promise((resolve) => { answers.push(resolve) }))
+  const who = { announced: true, blind: false }
+  presence.join(who, 'room', { key: 'ada', meta: 1 })
+  await turn()
+  presence.gone(who)
+  await turn()
+  const [change, ask, gone] = answers as [(nodes: number) => void, (nodes: number) => void, (nodes: number) => void]
+  change(1)
+  gone(0)
+  ask(1)
+  await turn()
+  t.strictSame([...topics], ['presence/room'], 'it is not over')
+  presence.unsure('presence/room')
+  answers.at(-1)?.(1)
+  await turn()
+  t.strictSame([...topics], [])
+})
+
+t.test('a room that everybody has left before it was followed asks for nothing, whoever is in it since', async (t) => {
+  const acknowledge: Array<() => void> = []
+  const { presence, told } = alone(undefined, () => new Promise((resolve) => { acknowledge.push(resolve) }))
+  const who = { announced: true, blind: false }
+  presence.join(who, 'room', { key: null, meta: null })
+  presence.leave(who, 'room')
+  await turn()
+  presence.join(who, 'room', { key: null, meta: null })
+  acknowledge[0]?.()
+  await turn()
+  t.strictSame(told, [])
+  acknowledge[1]?.()
+  await turn()
+  t.match(told, [{ op: 'ask', node: 'me' }])
   presence.stop()
 })
