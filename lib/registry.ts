@@ -246,7 +246,7 @@ export class Registry implements api.Registry {
     } catch (err) {
       isAcknowledged = false
       this.log.error({ err }, 'the backplane did not acknowledge a join')
-      for (const { roster, isNew } of entered) if (isNew && roster.isRoom) this.part(connection, roster.name)
+      for (const { roster, isNew } of entered) if (isNew && roster.isRoom && this.roster(roster.topic) === roster) this.part(connection, roster.name) // else it has joined again since
     }
     this.#resume.joined(connection, kept, offset, isAcknowledged, resets)
     return isAcknowledged && connection.open && entered.every(({ roster }) => roster.members.has(connection))

@@ -511,6 +511,26 @@ t.test('a backplane that is down is logged and answered, and throws at nobody', 
   t.strictSame(wire.events.map(({ data }) => data), ['direct', 2, 3])
 })
 
+t.test('who has left and joined again is in the room, though the first join could not be acknowledged', async (t) => {
+  const backplane = memory()
+  const one = await node(t, {}, backplane)
+  const { subscribe } = backplane
+  let fail: (err: Error) => void = () => {}
+  backplane.subscribe = (node, topic) => {
+    backplane.subscribe = subscribe
+    return new Promise((_resolve, reject) => { fail = (err) => reject(err) })
+  }
+  const { connection } = connect(one, { broadcast: false })
+  const first = connection.join('room', { presence: { key: 'ada' } })
+  await connection.leave('room')
+  const second = connection.join('room', { presence: { key: 'ada' } })
+  await turn()
+  fail(new Error('subscribe failed'))
+  t.strictSame([await first, await second], [false, true])
+  t.strictSame([...connection.rooms], ['room'])
+  t.strictSame(await one.registry.room('room').presence(), [{ key: 'ada', metas: [null] }])
+})
+
 t.test('a node that has stopped has no timer left, whatever it was doing', async (t) => {
   const timers = new Map<unknown, string>()
   const { setTimeout, setInterval, clearTimeout, clearInterval } = globalThis
