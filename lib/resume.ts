@@ -201,16 +201,21 @@ export class Resume {
 
   // what cannot be read cannot be proven complete
   #giveUp (connection: Connection): number {
-    const { returning, hold, since, given } = connection
+    const { returning, hold, since } = connection
     if (!connection.held) return 0
     if (returning !== null) {
-      returning.place ??= Infinity
+      if (returning.place === undefined) { // this node may be behind what the client has had
+        const cursor = parseCursor(connection.lastEventId as string)
+        const isOfThis = cursor?.epoch === this.#backplane.epoch
+        returning.place = isOfThis ? cursor.offset : Infinity
+        connection.position = isOfThis ? cursor.offset : since
+      }
       returning.late.clear()
-      connection.tellReady(this.#reader.ready(since, false))
+      connection.tellReady(this.#reader.ready(connection.position, false))
     }
     connection.tellGap({ reason: 'unknown' })
     hold.missed = false
-    return given
+    return connection.given
   }
 
   /** The sequence is another one: places in the old one mean nothing. */

@@ -482,6 +482,32 @@ t.test('what was missed before a client came in, or that it had had by then, is 
   t.equal(one.registry.stats().gaps, 0)
 })
 
+t.test('who comes to a node that is behind and cannot read is not given again what it has had', async (t) => {
+  const { backplane, lost, nodes } = lossy()
+  const one = await node(t, {}, backplane)
+  const there = connect(one, { bare: false, broadcast: false })
+  await there.connection.join(['a', 'b'])
+  for (const text of ['a2', 'a3', 'a4']) lost.add(text)
+  for (const text of ['b1', 'a2', 'a3', 'a4']) await one.registry.room(text.slice(0, 1)).send(text)
+  await turn()
+  const { range } = backplane
+  backplane.range = () => Promise.reject(new Error('range failed'))
+  const returning = [`${backplane.epoch}-3`, `${backplane.epoch}-0`, 'nowhere'].map((lastEventId) => connect(one, { bare: false, broadcast: false, lastEventId }))
+  for (const { connection } of returning) await connection.join(['a', 'b'])
+  await turn()
+  backplane.range = range
+  const [self] = nodes
+  self?.missed('room/a', 4)
+  await turn()
+  await one.registry.room('b').send('b5')
+  await turn()
+  t.strictSame(returning.map(({ wire }) => wire.events.map(({ event, data, id }) => event === 'ready' ? offsetOf(id as string) : event ?? data)), [
+    [3, 'gap', 'a4', 'b5'],
+    [0, 'gap', 'b1', 'a2', 'a3', 'a4', 'b5'],
+    [1, 'gap', 'a2', 'a3', 'a4', 'b5']
+  ])
+})
+
 t.test('several rooms may miss something at once', async (t) => {
   const { backplane, lost } = lossy()
   const one = await node(t, {}, backplane)
