@@ -173,7 +173,12 @@ export class Resume {
   async #makeUp (connection: Connection, returning: Returning<Roster<Connection>>): Promise<void> {
     const topics = returning.take(({ members }) => members.has(connection)).map((roster) => new Topic(roster, connection))
     if (topics.length === 0) return
-    const found = await this.#locate(connection.lastEventId as string, topics)
+    let found: number | 'epoch' | 'unknown'
+    let resets: number
+    do {
+      resets = this.#reader.resets
+      found = await this.#locate(connection.lastEventId as string, topics)
+    } while (resets !== this.#reader.resets) // it was a place in another sequence
     if (!connection.held) return
     const place = typeof found === 'number' ? found : Infinity
     if (returning.place === undefined) {

@@ -337,6 +337,29 @@ t.test('when the log is lost during a replay, what comes in the new sequence is 
   t.equal(connection.given, 1)
 })
 
+t.test('a place that was looked up in a sequence that is lost meanwhile is none in the next', async (t) => {
+  for (const reason of ['epoch', 'unknown']) {
+    const backplane = new Faulty()
+    const one = await node(t, {}, backplane)
+    const there = connect(one, { bare: false, broadcast: false })
+    await there.connection.join('a')
+    await one.registry.room('a').send({ id: 'mine', data: 1 })
+    const { range } = backplane
+    backplane.range = async (...args) => {
+      const read = await range.apply(backplane, args)
+      backplane.range = range
+      await backplane.lose()
+      return { ...read, top: 9 }
+    }
+    const { connection, wire } = connect(one, { bare: false, broadcast: false, lastEventId: reason === 'epoch' ? `${backplane.epoch}-9` : 'mine' })
+    await connection.join('a')
+    await turn()
+    for (let n = 1; n <= 10; n++) await one.registry.room('a').send({ data: n })
+    await turn()
+    t.strictSame(wire.events.map(({ event, id, data }) => event === 'ready' ? id : data), [`${backplane.epoch}-0`, { reason }, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+  }
+})
+
 /** A backplane that loses what it is told to on the way to its nodes. */
 function lossy (): { backplane: Backplane, lost: Set<string>, reads: string[], nodes: Set<Node> } {
   const inner = memory()
