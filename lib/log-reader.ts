@@ -29,7 +29,7 @@ export class LogReader implements Reader {
 
   /** Who asks for the same as long as nothing has come since shares one read. */
   range (topic: string, after: Place, limit: number): Promise<Range> {
-    const key = `${this.#host.offset} ${JSON.stringify(after)} ${limit} ${topic}`
+    const key = `${this.resets} ${this.#host.offset} ${JSON.stringify(after)} ${limit} ${topic}`
     const reading = this.#reads.get(key)
     if (reading !== undefined) return reading
     const read = this.#backplane.range(topic, after, limit)

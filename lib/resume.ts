@@ -173,7 +173,12 @@ export class Resume {
   async #makeUp (connection: Connection, returning: Returning<Roster<Connection>>): Promise<void> {
     const topics = returning.take(({ members }) => members.has(connection)).map((roster) => new Topic(roster, connection))
     if (topics.length === 0) return
-    const found = await this.#locate(connection.lastEventId as string, topics)
+    let found: number | 'epoch' | 'unknown'
+    let resets: number
+    do {
+      resets = this.#reader.resets
+      found = await this.#locate(connection.lastEventId as string, topics)
+    } while (resets !== this.#reader.resets) // it was a place in another sequence
     if (!connection.held) return
     const place = typeof found === 'number' ? found : Infinity
     if (returning.place === undefined) {
@@ -201,16 +206,21 @@ export class Resume {
 
   // what cannot be read cannot be proven complete
   #giveUp (connection: Connection): number {
-    const { returning, hold, since, given } = connection
+    const { returning, hold, since } = connection
     if (!connection.held) return 0
     if (returning !== null) {
-      returning.place ??= Infinity
+      if (returning.place === undefined) { // this node may be behind what the client has had
+        const cursor = parseCursor(connection.lastEventId as string)
+        const isOfThis = cursor?.epoch === this.#backplane.epoch
+        returning.place = isOfThis ? cursor.offset : Infinity
+        connection.position = isOfThis ? cursor.offset : since
+      }
       returning.late.clear()
-      connection.tellReady(this.#reader.ready(since, false))
+      connection.tellReady(this.#reader.ready(connection.position, false))
     }
     connection.tellGap({ reason: 'unknown' })
     hold.missed = false
-    return given
+    return connection.given
   }
 
   /** The sequence is another one: places in the old one mean nothing. */

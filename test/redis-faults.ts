@@ -4,6 +4,7 @@ import type { Test } from 'tap'
 import { redis } from '../lib/backplanes/redis.ts'
 import type { RedisOptions } from '../lib/backplanes/redis.ts'
 import type { Backplane, Cursor } from '../types/index.ts'
+import { Relay } from './backplanes/faults/relay.ts'
 import { connect, FakeEncoding, node } from './fake.ts'
 import type { Fake, FakeNode } from './fake.ts'
 import { until } from './helper.ts'
@@ -142,6 +143,33 @@ export function faults (t: Test, make: (typeof clients)['ioredis']): void {
       await until(() => heard(fake).length >= 300)
       t.strictSame([[...heard(fake)].sort(), gaps(fake)], [[...sent].sort(), []])
     }
+  })
+
+  t.test('what may have been delivered before the sequence began anew is not sent again', async (t) => {
+    const { port } = await redisServer(t)
+    const relay = await new Relay(port).start(t)
+    const [one, other] = [await join(t, relay.port), await join(t, port)]
+    const cli = await admin(t, port)
+    const there = await member(other)
+    const expected: string[] = []
+    for (const later of ['later', null]) {
+      const lost = relay.loseReply(/in doubt/)
+      const inDoubt = say(one, 'in doubt')
+      await lost
+      relay.set('publisher', 'cut')
+      expected.push('in doubt')
+      await until(() => heard(there).length === expected.length)
+      const waiting = later === null ? null : say(one, later)
+      await cli.flushAll()
+      relay.set('publisher', 'open')
+      t.match(await inDoubt, { accepted: false })
+      if (waiting !== null) t.match(await waiting, { accepted: true })
+      t.match(await say(one, 'next'), { accepted: true })
+      expected.push(...later === null ? [] : [later], 'next')
+      await until(() => heard(there).length >= expected.length)
+      t.strictSame(heard(there), expected)
+    }
+    t.equal(one.lines.filter(({ message }) => message === 'what became of an event is not known, so it is refused').length, 2)
   })
 
   t.test('the last event before a silence is found by the audit', async (t) => {

@@ -337,6 +337,29 @@ t.test('when the log is lost during a replay, what comes in the new sequence is 
   t.equal(connection.given, 1)
 })
 
+t.test('a place that was looked up in a sequence that is lost meanwhile is none in the next', async (t) => {
+  for (const reason of ['epoch', 'unknown']) {
+    const backplane = new Faulty()
+    const one = await node(t, {}, backplane)
+    const there = connect(one, { bare: false, broadcast: false })
+    await there.connection.join('a')
+    await one.registry.room('a').send({ id: 'mine', data: 1 })
+    const { range } = backplane
+    backplane.range = async (...args) => {
+      const read = await range.apply(backplane, args)
+      backplane.range = range
+      await backplane.lose()
+      return { ...read, top: 9 }
+    }
+    const { connection, wire } = connect(one, { bare: false, broadcast: false, lastEventId: reason === 'epoch' ? `${backplane.epoch}-9` : 'mine' })
+    await connection.join('a')
+    await turn()
+    for (let n = 1; n <= 10; n++) await one.registry.room('a').send({ data: n })
+    await turn()
+    t.strictSame(wire.events.map(({ event, id, data }) => event === 'ready' ? id : data), [`${backplane.epoch}-0`, { reason }, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+  }
+})
+
 /** A backplane that loses what it is told to on the way to its nodes. */
 function lossy (): { backplane: Backplane, lost: Set<string>, reads: string[], nodes: Set<Node> } {
   const inner = memory()
@@ -480,6 +503,32 @@ t.test('what was missed before a client came in, or that it had had by then, is 
   t.strictSame(given(returning), [['ready', 2], ['b3', 3], ['b4', 4]])
   t.strictSame(given(fresh), [['ready', 3], ['b4', 4]])
   t.equal(one.registry.stats().gaps, 0)
+})
+
+t.test('who comes to a node that is behind and cannot read is not given again what it has had', async (t) => {
+  const { backplane, lost, nodes } = lossy()
+  const one = await node(t, {}, backplane)
+  const there = connect(one, { bare: false, broadcast: false })
+  await there.connection.join(['a', 'b'])
+  for (const text of ['a2', 'a3', 'a4']) lost.add(text)
+  for (const text of ['b1', 'a2', 'a3', 'a4']) await one.registry.room(text.slice(0, 1)).send(text)
+  await turn()
+  const { range } = backplane
+  backplane.range = () => Promise.reject(new Error('range failed'))
+  const returning = [`${backplane.epoch}-3`, `${backplane.epoch}-0`, 'nowhere'].map((lastEventId) => connect(one, { bare: false, broadcast: false, lastEventId }))
+  for (const { connection } of returning) await connection.join(['a', 'b'])
+  await turn()
+  backplane.range = range
+  const [self] = nodes
+  self?.missed('room/a', 4)
+  await turn()
+  await one.registry.room('b').send('b5')
+  await turn()
+  t.strictSame(returning.map(({ wire }) => wire.events.map(({ event, data, id }) => event === 'ready' ? offsetOf(id as string) : event ?? data)), [
+    [3, 'gap', 'a4', 'b5'],
+    [0, 'gap', 'b1', 'a2', 'a3', 'a4', 'b5'],
+    [1, 'gap', 'a2', 'a3', 'a4', 'b5']
+  ])
 })
 
 t.test('several rooms may miss something at once', async (t) => {

@@ -184,7 +184,7 @@ export class Intake {
 
   /** Whether a kept event is the one that was sent from here with this number. */
   async isOwn (offset: number, number: number): Promise<boolean> {
-    const found = await this.#stream.at(offset)
+    const found = await this.#link.insist(() => this.#stream.at(offset))
     if (found === null) return false
     const { from, count } = this.reader.decode(found.data)
     return from === this.#link.instance && count === number

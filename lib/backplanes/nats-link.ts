@@ -36,6 +36,8 @@ export class Link {
   closed = false
   /** How often the connection was lost. */
   losses = 0
+  /** How often something that was asked for did not come. */
+  silences = 0
   readonly #host: LinkHost
   readonly #settings: NatsSettings
   readonly #asked = new Map<string, Asked>()
@@ -157,6 +159,7 @@ export class Link {
     const come = new Promise<Msg>((resolve, reject) => {
       const timer = setTimeout(() => {
         this.#forget(token)
+        this.silences++
         reject(new BackplaneError(`the server did not answer ${what}`))
       }, timeout).unref()
       this.#asked.set(token, { resolve, reject, timer })
@@ -187,14 +190,16 @@ export class Link {
     return await come
   }
 
-  /** Tries again what a connection that was lost has undone, as soon as there is another one; not where it stays away. */
+  /** Tries again what a connection that was lost has undone, as soon as there is another one, and what was not answered; not where it stays so. */
   async insist<T> (work: () => Promise<T>): Promise<T> {
+    const until = performance.now() + this.#settings.timeout
     for (;;) {
-      const { losses } = this
+      const { losses, silences } = this
       try {
         return await work()
       } catch (err) {
-        if ((this.up && losses === this.losses) || !await this.#back()) throw err
+        const isSilent = silences !== this.silences && performance.now() < until
+        if (this.up && losses === this.losses ? !isSilent : !await this.#back()) throw err
       }
     }
   }

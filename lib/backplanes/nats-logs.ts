@@ -28,8 +28,9 @@ export class Logs {
     while (this.#bytes > this.#maxBytes && this.#topics.size > 1) this.drop((this.#topics.oldest as [string, NatsTopic])[1])
   }
 
+  // what comes may have been read before it came
   add ({ log }: NatsTopic, { delivery, size, keep }: Entry): void {
-    if (log === null) return
+    if (log === null || delivery.offset <= log.history.last) return
     this.#bytes -= log.history.bytes
     log.history.limits = keep
     log.history.add(delivery, size, performance.now())

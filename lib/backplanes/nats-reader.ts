@@ -57,7 +57,7 @@ export class StreamReader {
   /** Something of it is missing. */
   drop (topic: NatsTopic): void {
     this.#logs.drop(topic)
-    topic.recent = null
+    topic.recent = topic.loading = null // whoever asks from now on does not get what is being read
   }
 
   #keepOf (msg: Msg): Kept {
@@ -79,16 +79,15 @@ export class StreamReader {
   }
 
   async #load (topic: NatsTopic): Promise<Log> {
-    topic.recent = []
+    const recent: Entry[] = topic.recent = []
     try {
       const log = await this.#read(topic.name, topic.token)
-      if (topic.recent === null) return log
+      if (topic.recent !== recent) return log
       this.#logs.put(topic, log)
-      for (const entry of topic.recent) if (entry.delivery.offset > log.history.last) this.#logs.add(topic, entry)
+      for (const entry of recent) this.#logs.add(topic, entry)
       return log
     } finally {
-      topic.recent = null
-      topic.loading = null
+      if (topic.recent === recent) topic.recent = topic.loading = null
     }
   }
 

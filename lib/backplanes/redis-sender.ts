@@ -23,11 +23,13 @@ export interface SenderOptions {
 /** A publication that waits, or is on its way. */
 interface Job {
   readonly count: number
-  /** Made when it is sent: the identity of the sequence may be another one by then. */
-  readonly command: () => Command
+  /** Made when it is sent: the identity of the sequence may be another one by then. Null where one in doubt must not be sent again. */
+  readonly command: (isInDoubt: boolean) => Command | null
   readonly bytes: number
   readonly due: number
   settled: boolean
+  /** It was sent, and may have been carried out. */
+  isInDoubt: boolean
   resolve (reply: unknown): void
 }
 
@@ -77,14 +79,14 @@ export class Sender {
   }
 
   /** Gives what Redis answered, or null where it was not taken; rejects with what Redis refused it for. */
-  publish (count: number, bytes: number, command: () => Command): Promise<unknown> {
+  publish (count: number, bytes: number, command: Job['command']): Promise<unknown> {
     const { whenAway, queue, timeout } = this.#options
     const isFull = this.#queue.length + this.#sent.size >= queue.events || this.#bytes + bytes + OVERHEAD > queue.bytes
     if (this.#state === 'closed' || isFull || (whenAway === 'refuse' && this.#state !== 'open')) return Promise.resolve(null)
     this.#bytes += bytes + OVERHEAD
     return new Promise((resolve, reject) => {
       const settle = (reply: unknown): void => { if (reply instanceof Error) reject(reply); else resolve(reply) }
-      this.#queue.push({ count, command, bytes, due: performance.now() + timeout, settled: false, resolve: settle })
+      this.#queue.push({ count, command, bytes, due: performance.now() + timeout, settled: false, isInDoubt: false, resolve: settle })
       this.#soon()
     })
   }
@@ -139,8 +141,10 @@ export class Sender {
   }
 
   #changed (): void {
-    if (!this.#client.ready) this.#state = 'away'
-    else if (this.#state === 'away') void this.#verify()
+    if (!this.#client.ready) {
+      this.#state = 'away'
+      for (const job of this.#sent) job.isInDoubt = true // some libraries send it again by themselves
+    } else if (this.#state === 'away') void this.#verify()
   }
 
   #failed (err: unknown): void {
@@ -189,10 +193,22 @@ export class Sender {
 
   #flush (): void {
     if (this.#state !== 'open' || this.#queue.length === 0) return
-    const jobs = this.#queue.splice(0, WINDOW - this.#sent.size)
-    if (jobs.length === 0) return
-    for (const job of jobs) this.#sent.add(job)
-    void this.#client.run(jobs.map(({ command }) => command())).then((replies) => this.#answered(jobs, replies))
+    const jobs: Job[] = []
+    const commands: Command[] = []
+    let taken = 0
+    for (; taken < this.#queue.length && this.#sent.size < WINDOW; taken++) {
+      const job = this.#queue[taken] as Job
+      const command = job.command(job.isInDoubt)
+      if (command === null) {
+        this.#settle(job, null)
+        continue
+      }
+      this.#sent.add(job)
+      jobs.push(job)
+      commands.push(command)
+    }
+    this.#queue.splice(0, taken)
+    if (jobs.length > 0) void this.#client.run(commands).then((replies) => this.#answered(jobs, replies))
   }
 
   #answered (jobs: Job[], replies: unknown[]): void {
@@ -202,7 +218,10 @@ export class Sender {
       const reply = replies[at]
       this.#sent.delete(job)
       if (!isFence(reply) && !isUnclear(reply)) this.#settle(job, reply)
-      else if (!job.settled) waiting.push(job)
+      else if (!job.settled) {
+        job.isInDoubt ||= reply instanceof Error && !ANSWERED.test(reply.message)
+        waiting.push(job)
+      }
       if (isFence(reply) || reply instanceof Error) again = reply
     }
     this.#queue = [...waiting, ...this.#queue].sort((one, other) => one.count - other.count)

@@ -203,7 +203,11 @@ class RedisBackplane implements Backplane {
     let { epoch } = this
     const plain = keep === null ? Buffer.concat([Buffer.from('1 - 0 0\n'), body]) : body
     try {
-      const reply = await this.#sender.publish(count, body.length, () => {
+      const reply = await this.#sender.publish(count, body.length, (isInDoubt) => {
+        if (isInDoubt && keep !== null && epoch !== this.epoch) { // it may have been delivered before the sequence began anew
+          this.#log.warn({ topic: name }, 'what became of an event is not known, so it is refused')
+          return null
+        }
         epoch = this.epoch
         return keep === null ? [this.#verb, this.#keys.channel(name), plain] : this.#keeping(name, parcel, body, keep, once, count)
       })

@@ -5,7 +5,7 @@ import type { Test } from 'tap'
 import { nats } from '../../lib/backplanes/nats.ts'
 import { connect as member, FakeEncoding, node } from '../fake.ts'
 import { until } from '../helper.ts'
-import { ear, freePort, jetstream, natsConnection, natsNode, NatsServer, natsServer, Relay, withNats } from '../nats.ts'
+import { ear, freePort, jetstream, lossy, natsConnection, natsNode, NatsServer, natsServer, Relay, withNats } from '../nats.ts'
 
 const NAME = 'app'
 /** The next status of a kind that a connection tells. */
@@ -188,6 +188,21 @@ withNats(() => {
     t.equal((await b.backplane.range('room/x', 0, 10)).deliveries.length, 2)
   })
 
+  t.test('whose it is that was kept with the same id is asked again where no answer comes', async (t) => {
+    const server = await natsServer(t)
+    const { relay, connection } = await relayed(t, server)
+    const lost = { left: 1 }
+    const a = await natsNode(t, { connection: lossy(connection, () => false, { swallows: (subject) => subject.includes('DIRECT.GET') && lost.left-- > 0 }), name: NAME, timeout: 20_000 })
+    const b = await natsNode(t, { connection: await natsConnection(t, server), name: NAME })
+    relay.mute()
+    const own = a.send('room/x', { id: 'mine', data: 1 }, { once: true })
+    await until(async () => (await b.backplane.range('room/x', 0, 10)).deliveries.length === 1)
+    relay.cut()
+    relay.isCut = false
+    t.match(await own, { accepted: true, duplicate: false, offset: 2 })
+    t.ok(lost.left <= 0)
+  })
+
   t.test('what may have been delivered before the sequence began anew is not sent again', async (t) => {
     const server = await natsServer(t)
     const raw = await natsConnection(t, server)
@@ -230,6 +245,18 @@ withNats(() => {
     const last = backplane.range('room/x', 0, 10)
     await backplane.close(node)
     t.ok(await Promise.race([last.then(() => false, () => true), pause(100).then(() => true)]))
+  })
+
+  t.test('what is read is asked for again where no answer comes, as long as there is time', async (t) => {
+    const server = await natsServer(t)
+    const lost = { left: 0 }
+    const connection = lossy(await natsConnection(t, server), () => false, { swallows: (subject) => subject.includes('STREAM.INFO') && lost.left-- > 0 })
+    const { backplane, send } = await natsNode(t, { connection, name: NAME, timeout: 2_500 })
+    await send('room/x', 'x')
+    lost.left = 1
+    t.equal((await backplane.range('room/x', 0, 10)).deliveries.length, 1)
+    lost.left = Infinity
+    await t.rejects(backplane.range('room/x', 0, 10), { message: /did not answer/ })
   })
 
   t.test('after its end it does not care what becomes of a connection that was passed in', async (t) => {

@@ -5,7 +5,11 @@ import type { Test } from 'tap'
 import { followOf } from '../../lib/backplanes/nats-link.ts'
 import { isPersistent } from '../../lib/backplanes/nats-options.ts'
 import { Order } from '../../lib/backplanes/nats-order.ts'
+import { StreamReader } from '../../lib/backplanes/nats-reader.ts'
 import { acknowledgement, storedOf } from '../../lib/backplanes/nats-stream.ts'
+import { NatsTopic } from '../../lib/backplanes/nats-topic.ts'
+import { toEvent } from '../../lib/event.ts'
+import { encodeParcel } from '../../lib/parcel.ts'
 import { until } from '../helper.ts'
 
 interface Line { order: Order, passed: Array<number | string>, last: Map<string, number>, doubts: number, hear (offset: number, prev?: number, token?: string, size?: number): void }
@@ -160,4 +164,53 @@ t.test('the place of what is read is in its reply', async (t) => {
   t.strictSame(read('$JS.ACK.app.consumer.1.42.3.1700000000000000000.0'), [42, 1_700_000_000_000, true])
   t.strictSame(read('$JS.ACK.domain.hash.app.consumer.1.42.3.1700000000000000000.7.random'), [42, 1_700_000_000_000, false])
   for (const reply of [undefined, '', 'x', '$JS.ACK.app.consumer.1']) t.equal(read(reply), null)
+})
+
+/** A reader of one topic, whose readings of the stream are answered by hand. */
+function byHand (): { reader: StreamReader, topic: NatsTopic, readings: Array<(...offsets: number[]) => void>, comes (offset: number): void, texts (): Promise<unknown[]> } {
+  const topic = Object.assign(new NatsTopic('room/x', 'x'), { isLive: true })
+  const readings: Array<(...offsets: number[]) => void> = []
+  const msgOf = (offset: number): Msg => ({ data: encodeParcel({ event: toEvent(String(offset), { maxBytes: Infinity }), except: null }, { from: 'other', count: offset }) } as unknown as Msg)
+  const reader = new StreamReader(
+    { log: { error () {}, warn () {} }, epoch: 'e', seen: 9, isWhole: true, topic: () => topic, agree: async () => {} },
+    { up: true, maxPayload: 1_000, subjects: { kept: () => 'x' }, insist: <T>(work: () => Promise<T>) => work() } as never,
+    {
+      bounds: { events: 10, age: 60_000 },
+      find: async () => ({ epoch: 'e', base: 0, first: 1, last: 0, perSubject: 11 }),
+      read: () => new Promise((resolve) => { readings.push((...offsets) => resolve({ all: offsets.map((offset) => ({ offset, at: 0, msg: msgOf(offset) })), now: 0 })) })
+    } as never
+  )
+  return {
+    reader,
+    topic,
+    readings,
+    comes (offset) { reader.add(topic, reader.delivery('room/x', toEvent(String(offset), { maxBytes: Infinity }), null, offset, offset - 1), 1, msgOf(offset)) },
+    texts: async () => (await reader.range('room/x', 0, 10)).deliveries.map(({ event }) => event.text)
+  }
+}
+
+t.test('who reads a topic after something of it was found missing is not given what was being read before', async (t) => {
+  const { reader, topic, readings, comes, texts } = byHand()
+  const before = texts()
+  await until(() => readings.length === 1)
+  reader.drop(topic)
+  const after = [texts(), texts()]
+  await until(() => readings.length === 2)
+  readings[0]?.()
+  t.strictSame(await before, [])
+  comes(6)
+  readings[1]?.(5)
+  for (const given of [...after, texts()]) t.strictSame(await given, ['5', '6'])
+  t.equal(readings.length, 2)
+})
+
+t.test('what was read before it came is in the log once', async (t) => {
+  const { readings, comes, texts } = byHand()
+  const given = texts()
+  await until(() => readings.length === 1)
+  comes(4)
+  readings[0]?.(4, 5)
+  t.strictSame(await given, ['4', '5'])
+  for (const offset of [5, 6]) comes(offset)
+  t.strictSame(await texts(), ['4', '5', '6'])
 })
