@@ -9,7 +9,10 @@ export class Ending {
   #rooms: string[] = none
   #told = false
   #abort: AbortController | null = null // made when somebody asks: most never do
-  readonly #since = performance.now()
+  readonly #since: number
+
+  /** `since`: when it began, as performance.now() has it. */
+  constructor (since: number) { this.#since = since }
 
   get signal (): AbortSignal {
     if (this.#abort === null) {

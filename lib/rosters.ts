@@ -44,7 +44,7 @@ export class Rosters {
     const isNew = !roster.members.has(connection)
     if (isNew) {
       roster.members.add(connection)
-      connection.rosters = connection.rosters.concat(roster) // an array that grows would have room for 17
+      connection.rosters = roster.after(connection.rosters)
       if (roster.kept) connection.kept++
       if (roster.isRoom) {
         connection.roomNames?.add(name)
@@ -61,6 +61,7 @@ export class Rosters {
     const { isRoom } = roster
     const isEmpty = roster.members.size === 0
     if (isEmpty) {
+      roster.forget()
       this.#rosters.delete(roster.topic)
       this.#host.unsubscribe(roster.topic)
       if (isRoom) this.#rooms--
