@@ -59,7 +59,12 @@ export class Connection extends Outgoing implements TransportLink, Member {
   /** Its wire is open and nothing holds it. */
   get announced (): boolean { return this.#opened && this.mode === LIVE }
   get rooms (): ReadonlySet<string> { return (this.roomNames ??= new Set(this.namesOfRooms())) }
-  namesOfRooms (): string[] { return this.rosters.filter(({ isRoom }) => isRoom).map(({ name }) => name) }
+  namesOfRooms (): string[] {
+    const names: string[] = []
+    for (const { isRoom, name } of this.rosters) if (isRoom) names.push(name)
+    return names
+  }
+
   get transport (): string { return this.wire.transport }
   get signal (): AbortSignal { return this.#end.signal }
   get state (): api.ConnectionState { return (this.#state ??= {} as api.ConnectionState) }

@@ -36,7 +36,8 @@ export class Ending {
   finish (clean: boolean, { events, bytes }: { events: number, bytes: number }): Disconnect | null {
     if (this.#told || this.#reason === null) return null
     this.#told = true
-    return { ...this.#reason, clean, rooms: this.#rooms, duration: performance.now() - this.#since, events, bytes }
+    const { code, reason } = this.#reason
+    return { code, reason, clean, rooms: this.#rooms, duration: performance.now() - this.#since, events, bytes }
   }
 }
 

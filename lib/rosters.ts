@@ -87,6 +87,13 @@ export class Rosters {
   }
 }
 
+/** Those that are kept, and were not entered before. */
+export function keptOf (entered: Entered[]): Array<Roster<Connection>> {
+  const [first] = entered
+  if (first !== undefined && entered.length === 1) return first.isNew && first.roster.kept ? [first.roster] : [] // an array that grows would have room for 17
+  return entered.filter(({ roster, isNew }) => roster.kept && isNew).map(({ roster }) => roster)
+}
+
 /** Resolves with the offset after which nothing is missed in any of them. */
 export function acknowledged (entered: Entered[]): Promise<number> {
   const [first] = entered

@@ -49,12 +49,7 @@ export class Inbox implements Receiver {
     this.#filledAt = clock()
   }
 
-  connect (): void {
-    this.#begin(async () => {
-      await this.#host.handlers.onConnect?.(this.#connection, this.#connection.request)
-      this.#connection.settled()
-    })
-  }
+  connect (): void { this.#begin(true) }
 
   message (data: Buffer, isBinary: boolean): void {
     if (this.#wire.closing || this.#over) return
@@ -63,23 +58,26 @@ export class Inbox implements Receiver {
     if (this.#waiting === nothing) this.#waiting = []
     this.#waiting.push({ data, isBinary })
     this.#bytes += data.byteLength
-    if (!this.#busy) this.#begin(null)
+    if (!this.#busy) this.#begin(false)
     if (this.#isFull) this.#wire.pause()
   }
 
   get #isFull (): boolean { return this.#waiting.length >= this.#host.settings.maxPending || this.#bytes >= MAX_BYTES }
 
-  #begin (first: (() => Promise<void>) | null): void {
-    const work = this.#run(first)
+  #begin (connects: boolean): void {
+    const work = this.#run(connects)
     if (!this.#busy) return // handlers that are not async are done already
     this.#work = work
     this.#host.drain.working(work)
   }
 
-  async #run (first: (() => Promise<void>) | null): Promise<void> {
+  async #run (connects: boolean): Promise<void> {
     this.#busy = true
     try {
-      if (first !== null) await first()
+      if (connects) {
+        await this.#host.handlers.onConnect?.(this.#connection, this.#connection.request)
+        this.#connection.settled()
+      }
       for (let next = this.#next(); next !== undefined; next = this.#next()) {
         const handled = this.#handle(next)
         if (isThenable(handled)) await handled
@@ -132,8 +130,14 @@ export class Inbox implements Receiver {
     }
   }
 
-  /** The wire is closed. Resolves when the application has been told. */
-  async disconnected (end: Disconnect): Promise<void> {
+  /** The wire is closed. What it gives resolves when the application has been told; null when it is not to be. */
+  disconnected (end: Disconnect): Promise<void> | null {
+    if (this.#work !== null || this.#host.handlers.onDisconnect !== undefined) return this.#disconnect(end)
+    this.#over = true
+    return null
+  }
+
+  async #disconnect (end: Disconnect): Promise<void> {
     if (this.#work !== null) await within(PATIENCE, this.#work)
     this.#over = true
     try {

@@ -49,7 +49,10 @@ export class WsRoute {
   #headers: string[] = []
   #protocol: string | false = false
   readonly #host: InboxHost & { read: Read | null }
-  readonly #onDisconnect = (end: Disconnect, link: Link): void => this.#registry.drain.working((link as Connection & { wire: WsWire }).wire.disconnected(end))
+  readonly #onDisconnect = (end: Disconnect, link: Link): void => {
+    const work = (link as Connection & { wire: WsWire }).wire.disconnected(end)
+    if (work !== null) this.#registry.drain.working(work)
+  }
 
   constructor (fastify: FastifyInstance, registry: Registry, upgrades: Upgrades, defaults: WsSettings, route: Route) {
     const { handler } = route as { handler: unknown }
@@ -166,8 +169,9 @@ export class WsRoute {
 
   #choose (request: FastifyRequest): string | false {
     const { protocols } = this.#settings
+    if (protocols === undefined) return false
     const offered = new Set((request.headers['sec-websocket-protocol'] ?? '').split(',').map((name) => name.trim()).filter((name) => name !== ''))
-    const chosen = typeof protocols === 'function' ? protocols(offered, request) : [...offered].find((name) => protocols?.includes(name))
+    const chosen = typeof protocols === 'function' ? protocols(offered, request) : [...offered].find((name) => protocols.includes(name))
     return typeof chosen === 'string' && offered.has(chosen) ? chosen : false
   }
 }

@@ -10,7 +10,7 @@ import { wsBare, wsDeflated, wsResume } from './ws-frame.ts'
 /** What a wire hands up beside what its connection is told. */
 export interface Receiver {
   message (data: Buffer, isBinary: boolean): void
-  disconnected (end: Disconnect): Promise<void>
+  disconnected (end: Disconnect): Promise<void> | null
 }
 
 const nothing = new Uint8Array(0)
@@ -135,7 +135,7 @@ export class WsWire implements Wire {
     this.#receiver.message(data, isBinary)
   }
 
-  disconnected (end: Disconnect): Promise<void> { return this.#receiver.disconnected(end) }
+  disconnected (end: Disconnect): Promise<void> | null { return this.#receiver.disconnected(end) }
 
   failed ({ code = '' }: Error & { code?: string }): void {
     if (this.#reason === null) this.#link.end(reasons.broken(codes[code] ?? (code.startsWith('WS_ERR_') ? 1002 : 1007)))
