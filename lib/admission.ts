@@ -15,6 +15,9 @@ export class Admission<C> {
     this.#limits = limits
   }
 
+  /** What a request is counted as; empty where addresses have no limit: a system call, and 90 bytes that its socket keeps. */
+  addressOf (request: { readonly ip: string }): string { return this.#limits.maxPerAddress > 0 ? addressOf(request.ip) : '' }
+
   /** Null, or why there is no room for one more. */
   refusal (user: string | null, address: string): Error | null {
     const { maxConnections, maxPerUser, maxPerAddress } = this.#limits

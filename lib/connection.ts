@@ -17,7 +17,6 @@ const none: ReadonlyArray<Roster<Connection>> = []
 /** One client on one wire. */
 export class Connection extends Outgoing implements TransportLink, Member {
   readonly id = newId()
-  readonly transport: string
   readonly request: FastifyRequest
   readonly lastEventId: string | undefined
   user: string | null = null
@@ -44,11 +43,11 @@ export class Connection extends Outgoing implements TransportLink, Member {
   // made when somebody asks: most never do
   #state: api.ConnectionState | null = null
   #hold: Hold | null = null
-  readonly #ending = new Ending()
+  #ending: Ending | null = null
+  readonly #since = Math.trunc(performance.now()) // a number that is not whole would be an object of its own
 
   constructor (host: ConnectionHost, { wire, request, lastEventId, broadcast, serialize, onDisconnect }: Acceptance) {
     super(host, wire, serialize === undefined ? host.checks : { ...host.checks, serialize })
-    this.transport = wire.transport
     this.request = request
     this.lastEventId = lastEventId
     this.broadcast = broadcast
@@ -60,10 +59,17 @@ export class Connection extends Outgoing implements TransportLink, Member {
   /** Its wire is open and nothing holds it. */
   get announced (): boolean { return this.#opened && this.mode === LIVE }
   get rooms (): ReadonlySet<string> { return (this.roomNames ??= new Set(this.namesOfRooms())) }
-  namesOfRooms (): string[] { return this.rosters.filter(({ isRoom }) => isRoom).map(({ name }) => name) }
-  get signal (): AbortSignal { return this.#ending.signal }
+  namesOfRooms (): string[] {
+    const names: string[] = []
+    for (const { isRoom, name } of this.rosters) if (isRoom) names.push(name)
+    return names
+  }
+
+  get transport (): string { return this.wire.transport }
+  get signal (): AbortSignal { return this.#end.signal }
   get state (): api.ConnectionState { return (this.#state ??= {} as api.ConnectionState) }
   get hold (): Hold { return (this.#hold ??= new Hold(this.host.options.maxBuffered, this.host.options.hold, () => this.#release())) }
+  get #end (): Ending { return (this.#ending ??= new Ending(this.#since)) }
 
   protected slowed (): void { this.host.slow(this) }
   protected caughtUp (): void { this.host.resume(this) }
@@ -152,14 +158,14 @@ export class Connection extends Outgoing implements TransportLink, Member {
   /** It was never let in: closed from the start, and nobody is told. */
   dismiss (reason: CloseReason): this {
     this.mode = CLOSED
-    this.#ending.begin(reason, [])
-    this.#ending.hush()
+    this.#end.begin(reason, [])
+    this.#end.hush()
     return this
   }
 
   closed (reason: CloseReason, clean: boolean): void {
     if (this.mode !== CLOSED) this.#leave(reason)
-    const end = this.#ending.finish(clean, this)
+    const end = this.#end.finish(clean, this)
     if (end === null) return
     this.#onDisconnect?.(end, this)
     this.host.disconnected(this, end)
@@ -171,7 +177,7 @@ export class Connection extends Outgoing implements TransportLink, Member {
     this.host.outbox.write(this)
     const rooms = this.namesOfRooms()
     this.host.remove(this)
-    this.#ending.begin(reason, rooms)
+    this.#end.begin(reason, rooms)
     this.giveUp()
   }
 }

@@ -31,15 +31,15 @@ export class Drain {
   readonly closing = new Set<Drained>()
   readonly guests = new Set<Guests>()
   #working = 0
+  readonly #settled = (): void => { this.#working-- }
   readonly #host: DrainHost
 
   constructor (host: DrainHost) { this.#host = host }
 
   /** It may be finished before the server is closed. */
   working (work: Promise<unknown>): void {
-    const over = (): void => { this.#working-- }
     this.#working++
-    work.then(over, over)
+    work.then(this.#settled, this.#settled)
   }
 
   async run (sockets: { readonly areOver: boolean, stop (): void, cut (): void }): Promise<void> {

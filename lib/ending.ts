@@ -9,7 +9,10 @@ export class Ending {
   #rooms: string[] = none
   #told = false
   #abort: AbortController | null = null // made when somebody asks: most never do
-  readonly #since = performance.now()
+  readonly #since: number
+
+  /** `since`: when it began, as performance.now() has it. */
+  constructor (since: number) { this.#since = since }
 
   get signal (): AbortSignal {
     if (this.#abort === null) {
@@ -33,7 +36,8 @@ export class Ending {
   finish (clean: boolean, { events, bytes }: { events: number, bytes: number }): Disconnect | null {
     if (this.#told || this.#reason === null) return null
     this.#told = true
-    return { ...this.#reason, clean, rooms: this.#rooms, duration: performance.now() - this.#since, events, bytes }
+    const { code, reason } = this.#reason
+    return { code, reason, clean, rooms: this.#rooms, duration: performance.now() - this.#since, events, bytes }
   }
 }
 

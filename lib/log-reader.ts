@@ -4,6 +4,8 @@ import type { CheckedEvent } from './event.ts'
 import { Framed } from './frame.ts'
 import type { Reader } from './replay.ts'
 
+const READY = 100 // of them are kept: who comes while nothing is sent is told the same
+
 /** What it needs from above. */
 export interface LogReaderHost {
   /** The greatest offset this node has seen. */
@@ -19,8 +21,8 @@ export class LogReader implements Reader {
   // of this turn: a crowd that is replayed the same shares its frames, and what is joined of them
   readonly #placed = new Map<Delivery, Framed>()
   readonly #placeless = new Map<Delivery, Framed>()
-  readonly #ready = new Map<string, Framed>()
   readonly #reads = new Map<string, Promise<Range>>()
+  readonly #ready = new Map<string, Framed>()
 
   constructor (backplane: Backplane, host: LogReaderHost) {
     this.#backplane = backplane
@@ -56,5 +58,9 @@ export class LogReader implements Reader {
   }
 
   /** The turn is over. */
-  forgetFrames (): void { for (const made of [this.#placed, this.#placeless, this.#ready]) if (made.size > 0) made.clear() }
+  forgetFrames (): void {
+    if (this.#placed.size > 0) this.#placed.clear() // one that is empty would get another table
+    if (this.#placeless.size > 0) this.#placeless.clear()
+    if (this.#ready.size > READY) this.#ready.clear()
+  }
 }

@@ -81,7 +81,7 @@ export class Link {
 
   #concat (): Uint8Array {
     if (this.before?.before === null) return this.frame
-    const bytes = Buffer.allocUnsafeSlow(this.size)
+    const bytes = Buffer.allocUnsafe(this.size)
     let end = this.size
     for (let link: Link = this; link.before !== null; link = link.before) {
       if (link.pieces !== null) { // a prefix that others got is joined already

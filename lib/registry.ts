@@ -2,7 +2,7 @@ import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type * as api from '../types/api.ts'
 import type { Backplane, Kept } from '../types/backplane.ts'
 import type { Acceptance } from '../types/transport.ts'
-import { Admission, addressOf } from './admission.ts'
+import { Admission } from './admission.ts'
 import { checkId, checkOptions, checkReason, checkRoomName, entryOf, sparedOf } from './arguments.ts'
 import * as reasons from './close-reasons.ts'
 import { Connection } from './connection.ts'
@@ -23,7 +23,7 @@ import type { PresenceMessage } from './presence.ts'
 import { Resume } from './resume.ts'
 import { Room } from './room.ts'
 import { pump } from './source.ts'
-import { acknowledged, Rosters } from './rosters.ts'
+import { acknowledged, keptOf, Rosters } from './rosters.ts'
 import type { Entered } from './rosters.ts'
 import { Signals } from './signals.ts'
 
@@ -130,7 +130,7 @@ export class Registry implements api.Registry {
 
   /** Null, or why a request may not open a connection now. */
   refusal (user: string | null, request: FastifyRequest): Error | null {
-    const error = this.#admission.refusal(user, addressOf(request.ip))
+    const error = this.#admission.refusal(user, this.#admission.addressOf(request))
     if (error === null && !this.draining) return null
     this.counts.refused++
     return error ?? new ShuttingDownError()
@@ -139,7 +139,7 @@ export class Registry implements api.Registry {
   accept (acceptance: Acceptance, identity: Identified): Connection {
     const { maxAge = 0, inactivity = 0, request } = acceptance
     const connection = new Connection(this, acceptance)
-    connection.address = addressOf(request.ip)
+    connection.address = this.#admission.addressOf(request)
     connection.expires = identity.expires
     if (maxAge > 0) connection.endsAt = this.clock.tick + this.clock.steps(maxAge * (0.8 + 0.2 * Math.random()))
     connection.inactivity = this.clock.steps(inactivity)
@@ -236,7 +236,7 @@ export class Registry implements api.Registry {
 
   async #subscribe (connection: Connection, entered: Entered[]): Promise<boolean> {
     const known = this.#node.offset
-    const kept = entered.filter(({ roster, isNew }) => roster.kept && isNew).map(({ roster }) => roster)
+    const kept = keptOf(entered)
     const resets = this.#resume.joining(connection, kept, known)
     connection.joining(kept)
     let isAcknowledged = true

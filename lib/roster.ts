@@ -21,12 +21,29 @@ export class Roster<M extends Member = Member> {
   subscribed: Promise<number> | null = null
   /** Offset of the last kept event that was delivered, or of the subscription; Infinity before. */
   last = Infinity
+  #before: ReadonlyArray<Roster<M>> | null = null
+  #after: ReadonlyArray<Roster<M>> = []
 
   constructor (topic: string, name: string, kept: boolean) {
     this.topic = topic
     this.name = name
     this.kept = kept
     this.isRoom = topic.startsWith('room/')
+  }
+
+  /** A member's rosters with this one. Most come from the same ones, and share the array: of their own it would weigh 56 bytes in each. */
+  after (rosters: ReadonlyArray<Roster<M>>): ReadonlyArray<Roster<M>> {
+    if (rosters !== this.#before) {
+      this.#before = rosters
+      this.#after = rosters.concat(this)
+    }
+    return this.#after
+  }
+
+  /** Nobody is in it: what it remembers would hold the rosters that its members were in. */
+  forget (): void {
+    this.#before = null
+    this.#after = []
   }
 
   deliver (framed: Framed): void {

@@ -44,7 +44,7 @@ export class Rosters {
     const isNew = !roster.members.has(connection)
     if (isNew) {
       roster.members.add(connection)
-      connection.rosters = connection.rosters.concat(roster) // an array that grows would have room for 17
+      connection.rosters = roster.after(connection.rosters)
       if (roster.kept) connection.kept++
       if (roster.isRoom) {
         connection.roomNames?.add(name)
@@ -61,6 +61,7 @@ export class Rosters {
     const { isRoom } = roster
     const isEmpty = roster.members.size === 0
     if (isEmpty) {
+      roster.forget()
       this.#rosters.delete(roster.topic)
       this.#host.unsubscribe(roster.topic)
       if (isRoom) this.#rooms--
@@ -84,6 +85,13 @@ export class Rosters {
     roster.subscribed = this.#host.subscribe(roster.topic)
     roster.subscribed.then((offset) => { if (roster.last === Infinity) roster.last = offset }, () => { roster.subscribed = null })
   }
+}
+
+/** Those that are kept, and were not entered before. */
+export function keptOf (entered: Entered[]): Array<Roster<Connection>> {
+  const [first] = entered
+  if (first !== undefined && entered.length === 1) return first.isNew && first.roster.kept ? [first.roster] : [] // an array that grows would have room for 17
+  return entered.filter(({ roster, isNew }) => roster.kept && isNew).map(({ roster }) => roster)
 }
 
 /** Resolves with the offset after which nothing is missed in any of them. */

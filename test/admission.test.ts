@@ -35,6 +35,14 @@ t.test('without limits nobody is refused', async (t) => {
   }
 })
 
+t.test('the system is asked for an address only where addresses have a limit', async (t) => {
+  let asked = 0
+  const request = { get ip () { return `::ffff:192.0.2.${++asked}` } }
+  t.equal(admissionOf({ maxConnections: 1, maxPerUser: 1 }).addressOf(request), '')
+  t.equal(asked, 0)
+  t.equal(admissionOf({ maxPerAddress: 1 }).addressOf(request), '192.0.2.1')
+})
+
 t.test('each limit refuses with its own code, and lets in again when one has left', async (t) => {
   const full = admissionOf({ maxConnections: 2 })
   full.enter('a')

@@ -168,3 +168,9 @@ t.test('what a client says it saw last is an id that the application could have 
   t.equal(checkLastEventId(undefined), undefined)
   t.equal(parseCursor('\uFFFD'), null)
 })
+
+t.test('only fields of its own make an event another kind of object', async (t) => {
+  const checks = { maxBytes: 100 }
+  t.equal(toEvent(Object.assign(Object.create({ kind: 'inherited' }) as object, { data: 'x' }), checks).text, 'x')
+  t.throws(() => toEvent(Object.assign(Object.create({ data: 'x' }) as object, { kind: 'own' }) as never, checks), { code: 'FST_ERR_REAL_EVENT' })
+})

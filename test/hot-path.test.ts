@@ -96,13 +96,24 @@ function counted (t: { teardown (restore: () => void): void }, encoding: Encodin
   return made
 }
 
-// in a process of its own, where nothing else allocates and the collector can be called
-t.test('a fan-out allocates nothing for a member', async (t) => {
-  const file = fileURLToPath(new URL('./fixtures/fan-out.ts', import.meta.url))
+/** What a fixture prints, in a process of its own, where nothing else allocates and the collector can be called. */
+async function measured<T> (fixture: string): Promise<T> {
+  const file = fileURLToPath(new URL(`./fixtures/${fixture}`, import.meta.url))
   const args = ['--expose-gc', '--min-semi-space-size=64', '--max-semi-space-size=64', '--import', 'tsx', file]
   const { stdout } = await promisify(execFile)(process.execPath, args, { env: { PATH: process.env.PATH, ...uncovered } })
-  const { one, fifty } = JSON.parse(stdout) as { one: number, fifty: number }
+  return JSON.parse(stdout) as T
+}
+
+t.test('a fan-out allocates nothing for a member', async (t) => {
+  const { one, fifty } = await measured<{ one: number, fifty: number }>('fan-out.ts')
   t.comment(`bytes for each member: ${Math.round(one)} in a turn of one event, ${Math.round(fifty)} in one of fifty`)
   t.ok(one < 4, 'not even a place in an array, let alone an object, closure or promise')
   t.ok(fifty < 4, 'whatever the number of events')
+})
+
+t.test('an idle connection holds what it is, its id and its places in the maps', async (t) => {
+  const { none, two } = await measured<{ none: number, two: number }>('idle.ts')
+  t.comment(`bytes without wire and request: ${Math.round(none)}, ${Math.round(two)} in two rooms`)
+  t.ok(none < 490, 'no signal, set, array or number of its own that nobody has asked for')
+  t.ok(two - none < 90, 'a room is a place in a set')
 })

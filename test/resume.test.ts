@@ -2,6 +2,7 @@ import { setImmediate } from 'node:timers/promises'
 import t from 'tap'
 import { memory } from '../lib/index.ts'
 import type { Connection } from '../lib/index.ts'
+import { LogReader } from '../lib/log-reader.ts'
 import { connect, FakeEncoding, node, turn } from './fake.ts'
 import { until, wsClient } from './helper.ts'
 import { app, cuts, detour, joinAll, offsetOf, transports } from './returner.ts'
@@ -449,7 +450,7 @@ t.test('a crowd that is replayed the same in one turn shares its frames, and wha
   await Promise.all(late.map(({ connection }) => connection.join('b')))
   await turn()
   t.strictSame(late.map(({ wire }) => wire.events.at(-1)?.data), late.map(() => 'late'))
-  t.equal(encoding.made, 52)
+  t.equal(encoding.made, 51, '`ready` at that place was made for those before')
 })
 
 t.test('a client that leaves during its replay harms nobody', async (t) => {
@@ -528,4 +529,15 @@ t.test('a connection that has left very many rooms is replayed no more', async (
   await one.registry.room('b').send({ data: 'live' })
   await turn()
   t.equal(wire.events.at(-1)?.data, 'live')
+})
+
+t.test('who comes while nothing is sent shares one `ready`, and no more than so many are kept', async (t) => {
+  const reader = new LogReader(memory(), { offset: 0, heartbeat: 0 })
+  const first = reader.ready(1, false)
+  reader.forgetFrames()
+  t.equal(reader.ready(1, false), first)
+  t.not(reader.ready(1, true), first)
+  for (let offset = 2; offset <= 100; offset++) reader.ready(offset, false)
+  reader.forgetFrames()
+  t.not(reader.ready(1, false), first)
 })

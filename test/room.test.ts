@@ -536,3 +536,18 @@ t.test('what comes back of a room that everybody has left is given to nobody', a
   await turn()
   t.strictSame(wire.events.filter(({ event }) => event !== 'ready'), [])
 })
+
+t.test('a room that nobody is in holds none of the rooms its members were in', async (t) => {
+  const one = await node(t)
+  const { connection } = connect(one, { broadcast: false })
+  await connection.join('first')
+  const before = connection.rosters
+  await connection.join('second')
+  const shared = connection.rosters
+  const second = one.registry.roster('room/second')
+  t.equal(second?.after(before), shared, 'whoever comes from the same rooms shares their array')
+  await connection.leave('first')
+  t.equal(second?.after(before), shared, 'and who leaves has another')
+  await connection.leave('second')
+  t.not(second?.after(before), shared)
+})

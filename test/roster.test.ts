@@ -57,3 +57,17 @@ t.test('who is spared by id or by user is given nothing, and not counted', async
   t.strictSame(send(['null'], ['null']), ['1', '2', '3', '4'])
   t.equal(roster.count(null), 4)
 })
+
+t.test('members that came from the same rosters share one array', async (t) => {
+  const [first, second] = [rosterOf(), rosterOf()]
+  const alone = first.after([])
+  t.strictSame(alone, [first])
+  const none: Array<Roster<Listed>> = []
+  const shared = first.after(none)
+  t.equal(first.after(none), shared)
+  t.strictSame(second.after(shared), [first, second])
+  t.equal(second.after(shared), second.after(shared))
+  t.strictSame(second.after(none), [second])
+  second.forget()
+  t.not(second.after(none), second.after([]))
+})

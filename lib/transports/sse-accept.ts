@@ -6,12 +6,13 @@ export interface Acceptability {
   wanted: boolean
 }
 
+const EVERY_EVENT_SOURCE: Acceptability = Object.freeze({ acceptable: true, wanted: true })
 const ranges = ['*/*', 'text/*', 'text/event-stream'] // the more specific, the later
 const NAMED = 2
 const QUOTED = /"(?:[^"\\]|\\.)*"?/g
 
 export function acceptability (header: string | undefined): Acceptability {
-  if (header === 'text/event-stream') return { acceptable: true, wanted: true } // every EventSource
+  if (header === 'text/event-stream') return EVERY_EVENT_SOURCE
   if (header === undefined || header.trim() === '') return { acceptable: true, wanted: false }
   let specific = -1
   let quality = 0

@@ -40,7 +40,8 @@ export function unsetHead (reply: FastifyReply, compressed: boolean): void {
 export function headOf (reply: FastifyReply): OutgoingHttpHeaders {
   const { raw } = reply
   raw.removeHeader('content-length')
-  const { 'content-length': _, ...headers } = reply.getHeaders() as OutgoingHttpHeaders
+  const headers = reply.getHeaders() as OutgoingHttpHeaders // a copy
+  if ('content-length' in headers) delete headers['content-length']
   // not removed: node takes that for a wish that it stay away
   if (raw.req.httpVersion === '1.1' && 'transfer-encoding' in headers) headers['transfer-encoding'] = 'chunked'
   return headers

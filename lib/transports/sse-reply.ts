@@ -102,7 +102,7 @@ export class SseReply {
     this.#begun = true
     if (source === undefined || !this.connection.open) {
       this.#arrived = true
-      void discard(source)
+      if (source !== undefined) void discard(source)
       this.#soon()
     } else {
       this.#feed = new Feed(this.connection, source, options, this.#registry.drain)

@@ -20,23 +20,20 @@ interface Wired { [kWire]?: SseWire }
 
 /** An event stream on the response of a request. What is written before the head is sent waits for it. */
 export class SseWire implements Wire {
-  readonly transport = 'sse'
+  // hot: what a write touches
   readonly encoding: SseEncoding
-  readonly highWaterMark = 16_384
-  readonly bare = false
-  readonly pingWhenSilent = true
-  readonly missed = 0
-  readonly #raw: Raw
   /** HTTP/1 on a socket of its own: frames are written past the response, those of 1.1 with their chunk header. */
   readonly #socket: Socket | null
+  #early: Uint8Array[] | null = []
+  #over = false
+
+  readonly #raw: Raw
   #link: Link | null = null
   #onGone: (() => void) | null = null
-  #early: Uint8Array[] | null = []
   #earlyBytes = 0
   #timeout = 0 // of the socket, for the request after this
   #blocked = false
   #waiting = false
-  #over = false
   #isWhole = false
   #reason: CloseReason | null = null
   #patience: NodeJS.Timeout | undefined
@@ -73,6 +70,13 @@ export class SseWire implements Wire {
     this.#link = link
     this.#onGone = onGone
   }
+
+  // not fields: what is the same for all would weigh 40 bytes in each
+  get transport (): 'sse' { return 'sse' }
+  get highWaterMark (): number { return 16_384 }
+  get bare (): boolean { return false }
+  get pingWhenSilent (): boolean { return true }
+  get missed (): number { return 0 }
 
   get compressed (): boolean { return this.encoding.head !== null }
   get over (): boolean { return this.#over }

@@ -14,6 +14,14 @@ const PATIENCE = 5_000 // with a handler that does not settle, before what has t
 /** Who waits for handlers at a shutdown. */
 interface Drain { working (work: Promise<unknown>): void }
 
+/** What the inboxes of a route have in common. */
+export interface InboxHost {
+  readonly handlers: WsHandlers<unknown>
+  readonly settings: WsSettings
+  readonly read: Read | null
+  readonly drain: Drain
+}
+
 interface Waiting { readonly data: Buffer, readonly isBinary: boolean }
 
 /**
@@ -23,10 +31,7 @@ interface Waiting { readonly data: Buffer, readonly isBinary: boolean }
 export class Inbox implements Receiver {
   readonly #connection: Connection
   readonly #wire: WsWire
-  readonly #handlers: WsHandlers<unknown>
-  readonly #settings: WsSettings
-  readonly #read: Read | null
-  readonly #drain: Drain
+  readonly #host: InboxHost
   #waiting: Waiting[] = nothing // one that was ever filled has room for 17
   #bytes = 0
   #busy = false // a handler is at work
@@ -36,48 +41,43 @@ export class Inbox implements Receiver {
   #tokens: number
   #filledAt: number
 
-  constructor (connection: Connection, wire: WsWire, handlers: WsHandlers<unknown>, settings: WsSettings, read: Read | null, drain: Drain) {
+  constructor (connection: Connection, wire: WsWire, host: InboxHost) {
     this.#connection = connection
     this.#wire = wire
-    this.#handlers = handlers
-    this.#settings = settings
-    this.#read = read
-    this.#drain = drain
-    this.#tokens = settings.messageRate
-    this.#filledAt = settings.messageRate > 0 ? performance.now() : 0
+    this.#host = host
+    this.#tokens = host.settings.messageRate
+    this.#filledAt = clock()
   }
 
-  connect (): void {
-    this.#begin(async () => {
-      await this.#handlers.onConnect?.(this.#connection, this.#connection.request)
-      this.#connection.settled()
-    })
-  }
+  connect (): void { this.#begin(true) }
 
   message (data: Buffer, isBinary: boolean): void {
     if (this.#wire.closing || this.#over) return
-    if (this.#settings.messageRate > 0 && !this.#pay()) return this.#connection.end(reasons.flooding)
-    if (this.#handlers.onMessage === undefined) return
+    if (this.#host.settings.messageRate > 0 && !this.#pay()) return this.#connection.end(reasons.flooding)
+    if (this.#host.handlers.onMessage === undefined) return
     if (this.#waiting === nothing) this.#waiting = []
     this.#waiting.push({ data, isBinary })
     this.#bytes += data.byteLength
-    if (!this.#busy) this.#begin(null)
+    if (!this.#busy) this.#begin(false)
     if (this.#isFull) this.#wire.pause()
   }
 
-  get #isFull (): boolean { return this.#waiting.length >= this.#settings.maxPending || this.#bytes >= MAX_BYTES }
+  get #isFull (): boolean { return this.#waiting.length >= this.#host.settings.maxPending || this.#bytes >= MAX_BYTES }
 
-  #begin (first: (() => Promise<void>) | null): void {
-    const work = this.#run(first)
+  #begin (connects: boolean): void {
+    const work = this.#run(connects)
     if (!this.#busy) return // handlers that are not async are done already
     this.#work = work
-    this.#drain.working(work)
+    this.#host.drain.working(work)
   }
 
-  async #run (first: (() => Promise<void>) | null): Promise<void> {
+  async #run (connects: boolean): Promise<void> {
     this.#busy = true
     try {
-      if (first !== null) await first()
+      if (connects) {
+        await this.#host.handlers.onConnect?.(this.#connection, this.#connection.request)
+        this.#connection.settled()
+      }
       for (let next = this.#next(); next !== undefined; next = this.#next()) {
         const handled = this.#handle(next)
         if (isThenable(handled)) await handled
@@ -99,11 +99,12 @@ export class Inbox implements Receiver {
   }
 
   #handle ({ data, isBinary }: Waiting): unknown {
-    if (this.#read === null) return this.#handlers.onMessage?.(this.#connection, isBinary ? data : data.toString())
-    const { value, error } = this.#read(data, isBinary)
+    const { read } = this.#host
+    if (read === null) return this.#host.handlers.onMessage?.(this.#connection, isBinary ? data : data.toString())
+    const { value, error } = read(data, isBinary)
     if (error !== null) return this.#refuse(error)
     this.#strikes = 0
-    return this.#handlers.onMessage?.(this.#connection, value)
+    return this.#host.handlers.onMessage?.(this.#connection, value)
   }
 
   async #refuse (error: Error & { code: string }): Promise<void> {
@@ -122,19 +123,25 @@ export class Inbox implements Receiver {
 
   async #tell (err: unknown): Promise<void> {
     try {
-      await this.#handlers.onError?.(this.#connection, err instanceof Error ? err : new Error(typeof err === 'string' ? err : inspect(err)))
+      await this.#host.handlers.onError?.(this.#connection, err instanceof Error ? err : new Error(typeof err === 'string' ? err : inspect(err)))
     } catch (error) {
       this.#connection.request.log.error({ err: error, connection: this.#connection.id }, 'onError itself failed')
       this.#connection.end(reasons.failed)
     }
   }
 
-  /** The wire is closed. Resolves when the application has been told. */
-  async disconnected (end: Disconnect): Promise<void> {
+  /** The wire is closed. What it gives resolves when the application has been told; null when it is not to be. */
+  disconnected (end: Disconnect): Promise<void> | null {
+    if (this.#work !== null || this.#host.handlers.onDisconnect !== undefined) return this.#disconnect(end)
+    this.#over = true
+    return null
+  }
+
+  async #disconnect (end: Disconnect): Promise<void> {
     if (this.#work !== null) await within(PATIENCE, this.#work)
     this.#over = true
     try {
-      await this.#handlers.onDisconnect?.(this.#connection, end)
+      await this.#host.handlers.onDisconnect?.(this.#connection, end)
     } catch (err) {
       this.#connection.request.log.error({ err, connection: this.#connection.id }, 'onDisconnect failed')
       await this.#tell(err)
@@ -143,8 +150,8 @@ export class Inbox implements Receiver {
 
   // a bucket of `messageRate` tokens, filled at `messageRate` a second
   #pay (): boolean {
-    const now = performance.now()
-    const { messageRate } = this.#settings
+    const now = clock()
+    const { messageRate } = this.#host.settings
     this.#tokens = Math.min(messageRate, this.#tokens + (now - this.#filledAt) / 1000 * messageRate)
     this.#filledAt = now
     if (this.#tokens < 1) return false
@@ -154,6 +161,9 @@ export class Inbox implements Receiver {
 }
 
 const nothing: Waiting[] = []
+
+// whole: any other number would be an object of its own for each
+function clock (): number { return Math.trunc(performance.now()) }
 
 function isThenable (value: unknown): value is PromiseLike<unknown> {
   return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function'

@@ -13,6 +13,7 @@ import type { WsSettings } from '../options.ts'
 import { isAllowedOrigin, isSameOrigin } from '../origin.ts'
 import type { Registry } from '../registry.ts'
 import { Inbox } from './ws-inbox.ts'
+import type { InboxHost } from './ws-inbox.ts'
 import { negotiate } from './ws-offer.ts'
 import type { Deflation } from './ws-offer.ts'
 import { compileMessage } from './ws-schema.ts'
@@ -39,7 +40,6 @@ export class WsRoute {
   readonly #registry: Registry
   readonly #upgrades: Upgrades
   readonly #settings: WsSettings
-  readonly #handlers: WsHandlers<unknown>
   readonly #server: Server<typeof WireSocket>
   readonly #route: Route
   readonly #compiler: unknown
@@ -48,8 +48,11 @@ export class WsRoute {
   /** What is said in the handshake that is being made. */
   #headers: string[] = []
   #protocol: string | false = false
-  #read: Read | null = null
-  readonly #onDisconnect = (end: Disconnect, link: Link): void => this.#registry.drain.working((link as Connection & { wire: WsWire }).wire.disconnected(end))
+  readonly #host: InboxHost & { read: Read | null }
+  readonly #onDisconnect = (end: Disconnect, link: Link): void => {
+    const work = (link as Connection & { wire: WsWire }).wire.disconnected(end)
+    if (work !== null) this.#registry.drain.working(work)
+  }
 
   constructor (fastify: FastifyInstance, registry: Registry, upgrades: Upgrades, defaults: WsSettings, route: Route) {
     const { handler } = route as { handler: unknown }
@@ -57,8 +60,9 @@ export class WsRoute {
     this.#registry = registry
     this.#upgrades = upgrades
     this.#route = route
-    this.#handlers = handlersOf(route)
+    const handlers = handlersOf(route)
     this.#settings = checkWs(route.ws === true ? {} : route.ws as WsOptions, `route ${route.url} ws.`, defaults)
+    this.#host = { handlers, settings: this.#settings, read: null, drain: registry.drain }
     this.#compiler = this.#customCompiler
     const { maxPayload, compression } = this.#settings
     this.#server = new WebSocketServer({
@@ -92,7 +96,7 @@ export class WsRoute {
     const compiler = this.#customCompiler
     // what Fastify itself has put there meanwhile coerces and strips
     const isCustom = compiler === this.#compiler || compiler?.name !== 'bound buildValidatorFunction'
-    if (message !== undefined) this.#read = compileMessage(this.#fastify, isCustom ? compiler : undefined, message, this.#route.url)
+    if (message !== undefined) this.#host.read = compileMessage(this.#fastify, isCustom ? compiler : undefined, message, this.#route.url)
   }
 
   async #open (request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
@@ -149,7 +153,6 @@ export class WsRoute {
   }
 
   #connect (request: FastifyRequest, wire: WsWire, who: Identified, lastEventId: string | undefined): void {
-    const { drain } = this.#registry
     const connection = this.#registry.accept({
       request,
       wire,
@@ -157,7 +160,7 @@ export class WsRoute {
       broadcast: this.#settings.broadcast,
       onDisconnect: this.#onDisconnect
     }, who)
-    const inbox = new Inbox(connection, wire, this.#handlers, this.#settings, this.#read, drain)
+    const inbox = new Inbox(connection, wire, this.#host)
     wire.attach(connection, inbox, this.#registry.outbox)
     connection.opened()
     inbox.connect()
@@ -166,8 +169,9 @@ export class WsRoute {
 
   #choose (request: FastifyRequest): string | false {
     const { protocols } = this.#settings
+    if (protocols === undefined) return false
     const offered = new Set((request.headers['sec-websocket-protocol'] ?? '').split(',').map((name) => name.trim()).filter((name) => name !== ''))
-    const chosen = typeof protocols === 'function' ? protocols(offered, request) : [...offered].find((name) => protocols?.includes(name))
+    const chosen = typeof protocols === 'function' ? protocols(offered, request) : [...offered].find((name) => protocols.includes(name))
     return typeof chosen === 'string' && offered.has(chosen) ? chosen : false
   }
 }

@@ -166,8 +166,9 @@ function answerBefore (request: IncomingMessage, socket: Duplex): ServerResponse
 function check ({ method, httpVersion, headers, rawHeaders }: IncomingMessage): string | null {
   if (method !== 'GET') return 'the method must be GET'
   if (httpVersion !== '1.1') return 'the version must be HTTP/1.1'
-  const hosts = rawHeaders.filter((name, index) => index % 2 === 0 && name.toLowerCase() === 'host')
-  if (hosts.length !== 1) return 'there must be one Host header'
+  let hosts = 0
+  for (let i = 0; i < rawHeaders.length; i += 2) if (/^host$/i.test(rawHeaders[i] as string)) hosts++
+  if (hosts !== 1) return 'there must be one Host header'
   if (!/^websocket$/i.test(headers.upgrade as string)) return 'the Upgrade header must be websocket'
   return /^[+/0-9A-Za-z]{22}==$/.test(headers['sec-websocket-key'] ?? '') ? null : 'the Sec-WebSocket-Key header must be 16 bytes as base64'
 }

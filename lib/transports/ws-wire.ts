@@ -10,7 +10,7 @@ import { wsBare, wsDeflated, wsResume } from './ws-frame.ts'
 /** What a wire hands up beside what its connection is told. */
 export interface Receiver {
   message (data: Buffer, isBinary: boolean): void
-  disconnected (end: Disconnect): Promise<void>
+  disconnected (end: Disconnect): Promise<void> | null
 }
 
 const nothing = new Uint8Array(0)
@@ -32,21 +32,20 @@ export class WireSocket extends WebSocket {
  * socket between them. RFC 6455, section 5.4: control frames may stand between any two frames.
  */
 export class WsWire implements Wire {
-  readonly transport = 'ws'
+  // hot: what a write touches
   readonly encoding: Encoding
-  readonly highWaterMark = 16_384
+  readonly #socket: Duplex
+  #saidGoodbye = false // nothing may follow a close frame. Here, not asked of `ws`: one object less to load for each write
+
   readonly bare: boolean
-  readonly pingWhenSilent = false
   missed = 0
   /** We end it, so what still comes is not heard. */
   closing = false
   readonly #ws: WireSocket
-  readonly #socket: Duplex
   #link!: Link & Outlet
   #outbox: Outbox | null = null
   #receiver!: Receiver
   #waiting = false
-  #saidGoodbye = false // nothing may follow a close frame. Here, not asked of `ws`: one object less to load for each write
   #bytesRead: number | undefined
   #reason: CloseReason | null = null
 
@@ -68,6 +67,11 @@ export class WsWire implements Wire {
     this.#outbox = outbox
     this.#receiver = receiver
   }
+
+  // not fields: what is the same for all would weigh 24 bytes in each
+  get transport (): 'ws' { return 'ws' }
+  get highWaterMark (): number { return 16_384 }
+  get pingWhenSilent (): boolean { return false }
 
   get buffered (): number { return this.#socket.writableLength }
   get paused (): boolean { return this.#ws.isPaused }
@@ -131,7 +135,7 @@ export class WsWire implements Wire {
     this.#receiver.message(data, isBinary)
   }
 
-  disconnected (end: Disconnect): Promise<void> { return this.#receiver.disconnected(end) }
+  disconnected (end: Disconnect): Promise<void> | null { return this.#receiver.disconnected(end) }
 
   failed ({ code = '' }: Error & { code?: string }): void {
     if (this.#reason === null) this.#link.end(reasons.broken(codes[code] ?? (code.startsWith('WS_ERR_') ? 1002 : 1007)))
