@@ -128,11 +128,19 @@ export class Cluster {
   readonly #options: ClusterOptions
   readonly #watching = new Set<(sent: Sent) => void>()
   readonly #writers = new Map<string, ClusterNode>()
+  readonly #accepted = new Map<ClusterNode, number>() // of its writers
 
   constructor (t: Test, options: ClusterOptions) {
     this.#t = t
     this.#options = options
     this.rooms = options.rooms ?? ['a', 'b']
+  }
+
+  #count (sent: Sent[]): void {
+    for (const { token, answer } of sent) {
+      const node = this.#writers.get(token.split(':')[0] as string)
+      if (node !== undefined && answer === 'accepted') this.#accepted.set(node, (this.#accepted.get(node) ?? 0) + 1)
+    }
   }
 
   /** One more node. */
@@ -141,6 +149,7 @@ export class Cluster {
     const relay = await new Relay(port).start(this.#t)
     const node = new ClusterNode(this.#t, { broker, library, port: relay.port, options, connections: { history, ...connections } }, relay, (sent) => {
       this.sent.push(...sent)
+      this.#count(sent)
       for (const one of sent) for (const watch of this.#watching) watch(one)
     })
     this.nodes.push(node)
@@ -163,17 +172,25 @@ export class Cluster {
 
   /** Every node sends to the rooms in turn, at that rate each, with so many characters more, until it is stopped. */
   async write (rate: number, nodes: readonly ClusterNode[] = this.nodes, rooms: string[] = this.rooms, size: number = 0): Promise<void> {
+    await this.begin(rate, nodes, rooms, size)
+    await this.accepted(20, nodes)
+  }
+
+  /** The same, though nothing of it may be accepted yet. */
+  async begin (rate: number, nodes: readonly ClusterNode[], rooms: string[] = this.rooms, size: number = 0): Promise<void> {
     await Promise.all(nodes.map(async (node) => {
       const writer = `w${this.#writers.size}`
       this.#writers.set(writer, node)
       await node.call('write', writer, rooms, rate, size)
     }))
-    await this.accepted(20, nodes)
   }
+
+  /** A name under which a node sends. */
+  writerOf (node: ClusterNode): string { return [...this.#writers].find(([, one]) => one === node)?.[0] ?? `e${this.nodes.indexOf(node)}` }
 
   /** Waits until so many more are accepted of each node. */
   async accepted (count: number, nodes: readonly ClusterNode[] = this.nodes): Promise<void> {
-    const mine = (node: ClusterNode): number => this.sent.filter(({ token, answer }) => answer === 'accepted' && this.#writers.get(token.split(':')[0] as string) === node).length
+    const mine = (node: ClusterNode): number => this.#accepted.get(node) ?? 0
     const before = nodes.map(mine)
     await until(() => nodes.every((node, at) => node.isGone || mine(node) >= (before[at] as number) + count))
   }
@@ -207,7 +224,7 @@ export class Cluster {
   }
 
   /** Waits until every client has what it will get. */
-  async complete (): Promise<void> { await within(SETTLED, () => this.verdict().lost.length === 0) }
+  async complete (): Promise<void> { await within(SETTLED, () => this.verdict().lost.length === 0, 50) } // each look costs what the clients need, too
 
   /** What was sent so far does not count. */
   forget (): void {

@@ -84,7 +84,7 @@ async function publish (token: string, room: string, options: SendOptions & { id
     say({ line: `a send rejected: ${(err as Error).message}` })
   }
   sent.ended = ++place
-  if (receipt !== null) sent.answer = receipt.accepted ? 'accepted' : 'refused'
+  if (receipt !== null) sent.answer = receipt.duplicate === true ? 'duplicate' : receipt.accepted ? 'accepted' : 'refused'
   sent.id = receipt?.id
   open.delete(token)
   fresh.push(sent)

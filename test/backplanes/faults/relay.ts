@@ -49,6 +49,9 @@ export class Relay {
     return new Promise((resolve) => { this.#trap = { pattern, sprung: resolve } })
   }
 
+  /** No reply is lost any more. */
+  disarm (): void { this.#trap = null }
+
   /** Whether the reply to this command is to be lost. */
   springs (chunk: Buffer): (() => void) | null {
     const trap = this.#trap

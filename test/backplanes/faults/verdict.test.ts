@@ -44,6 +44,11 @@ t.test('what was refused, or has no answer, may come once or not', async (t) => 
   }
 })
 
+t.test('what was called a duplicate comes to nobody', async (t) => {
+  t.match(verdict(made('1', 'duplicate'), [client('')]), { ...blank, accepted: 0 })
+  t.match(verdict(made('1', 'duplicate'), [client('1')]), { ...blank, doubled: ['c w:1'] })
+})
+
 t.test('what comes twice is doubled, with and without ids, also after a gap', async (t) => {
   t.match(verdict(made('1;2'), [client('112')]).doubled, ['c w:1'])
   t.match(verdict(made('1;2'), [client('1_12')]).doubled, ['c w:1'])

@@ -1,7 +1,7 @@
 // The verdict on a run: what was accepted against what each client dispatched.
 
 /** What became of one send, as the node that made it says; `began` and `ended` are places in all that this node did. */
-export interface Sent { token: string, room: string, began: number, ended: number, answer: 'accepted' | 'refused' | 'doubt', id?: string | undefined }
+export interface Sent { token: string, room: string, began: number, ended: number, answer: 'accepted' | 'refused' | 'doubt' | 'duplicate', id?: string | undefined }
 
 /** What a client dispatched: an event of a room, or a gap that was announced. */
 export type Dispatched = { token: string, id: string | undefined } | { gap: string }
@@ -60,9 +60,9 @@ export function verdict (sent: Iterable<Sent>, clients: readonly Heard[]): Verdi
       }
       const { token, id } = one
       found.dispatched++
-      if (places.has(token)) found.doubled.push(`${name} ${token}`)
-      else places.set(token, place)
       const made = byToken.get(token)
+      if (places.has(token) || made?.answer === 'duplicate') found.doubled.push(`${name} ${token}`)
+      else places.set(token, place)
       if (made === undefined ? !writers.has(split(token).writer) : !rooms.includes(made.room)) found.foreign.push(`${name} ${token}`)
       if (made !== undefined) {
         const key = `${split(token).writer} ${made.room}`

@@ -1,0 +1,14 @@
+// More of them: FIRST=1 SEEDS=20 TIME=20000 npx tap --disable-coverage test/backplanes/faults/redis-storm.chaos.ts
+import t from 'tap'
+import { withRedis } from '../../redis.ts'
+import { makeRedis } from './brokers.ts'
+import type { Redis } from './brokers.ts'
+import { seeds, storm, time } from './storm.ts'
+
+withRedis(t, () => {
+  t.jobs = 2
+  for (const seed of seeds(1)) {
+    storm(t, makeRedis, { seed, time })
+    storm(t, makeRedis, { seed, time, library: 'ioredis', loses: (redis: Redis) => redis.empty() })
+  }
+})
