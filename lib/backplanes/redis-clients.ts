@@ -74,7 +74,14 @@ class IoRedis implements Client {
   get closed (): boolean { return this.#client.status === 'wait' || this.#client.status === 'end' }
   get ready (): boolean { return this.#client.status === 'ready' }
   open (): Promise<unknown> { return this.#client.connect() }
-  close (): Promise<unknown> { return this.#client.quit() }
+  async close (): Promise<unknown> {
+    try {
+      return await this.#client.quit()
+    } finally {
+      this.#client.disconnect() // after `hurry` it would still try again, and be there
+    }
+  }
+
   hurry (): void { if (this.#client.status === 'reconnecting') this.#client.connect().catch(never) }
 
   async run (commands: Command[]): Promise<unknown[]> {

@@ -50,6 +50,17 @@ t.test('of all that is kept each waits for the one before it, and what is not ke
   t.strictSame([passed, order.last], [[1, 2, 'after 2', 3, 'after 3', 'at once'], 3])
 })
 
+t.test('while it is shut what is not kept waits, though nothing else does', async (t) => {
+  const { order, passed, hear } = line(t, true)
+  order.after(() => passed.push('one'))
+  const came = order.passed()
+  t.strictSame(passed, [])
+  hear(1)
+  order.open(0)
+  await came
+  t.strictSame(passed, ['one', 1])
+})
+
 t.test('what does not come is doubted, as long as it does not', async (t) => {
   const one = line(t, true)
   one.order.open(0)

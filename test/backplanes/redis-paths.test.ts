@@ -296,6 +296,26 @@ withRedis(t, () => {
     t.match(await waiting, { accepted: true })
   })
 
+  t.test('a client that was opened here and hurried is not there again when it was closed', async (t) => {
+    const server = await redisServer(t)
+    const client = new IoRedis(server.port, '127.0.0.1', { lazyConnect: true, retryStrategy: () => 1_000 })
+    client.on('error', () => {})
+    t.after(() => client.disconnect())
+    const backplane = redis({ client, timeout: 5_000 })
+    const ear = new Ear('one')
+    await backplane.start(ear)
+    await server.stop()
+    await until(() => client.status === 'reconnecting')
+    const waiting = send(backplane, 'room/x', 'x')
+    await redisServer(t, server.port)
+    await waiting
+    await backplane.close(ear)
+    let isBack = false
+    client.on('connecting', () => { isBack = true })
+    await new Promise((resolve) => setTimeout(resolve, 1_500)) // longer than it would wait
+    t.strictSame([client.status, isBack], ['end', false])
+  })
+
   t.test('what is read while there is no connection waits for one, but not for ever', async (t) => {
     const bench = await Bench.start(t)
     const [backplane] = await bench.join({ audit: 100, timeout: 1_000 })

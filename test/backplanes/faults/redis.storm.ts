@@ -1,4 +1,3 @@
-// More of them: FIRST=1 SEEDS=20 TIME=20000 npx tap --disable-coverage test/backplanes/faults/redis-storm.chaos.ts
 import t from 'tap'
 import { withRedis } from '../../redis.ts'
 import { makeRedis } from './brokers.ts'
@@ -10,5 +9,6 @@ withRedis(t, () => {
   for (const seed of seeds(1)) {
     storm(t, makeRedis, { seed, time })
     storm(t, makeRedis, { seed, time, library: 'ioredis', loses: (redis: Redis) => redis.empty() })
+    storm(t, makeRedis, { seed, time, loses: async (redis: Redis) => { await redis.stop(); await redis.start() } })
   }
 })

@@ -1,4 +1,3 @@
-// More of them: FIRST=1 SEEDS=20 TIME=20000 npx tap --disable-coverage test/backplanes/faults/nats-storm.chaos.ts
 import t from 'tap'
 import { withNats } from '../../nats.ts'
 import { makeNats } from './brokers.ts'
