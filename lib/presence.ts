@@ -224,8 +224,8 @@ export class Presence {
       const change: Required<Pick<PresenceChange, 'joined' | 'left' | 'updated'>> = { joined: [], left: [], updated: [] }
       for (const key of room.changed) tellChange(room, key, change)
       room.changed.clear()
-      const told = Object.fromEntries(Object.entries(change).filter(([, list]) => list.length > 0))
-      if (room.watchers.size > 0 && Object.keys(told).length > 0) this.#host.announce(room.watchers, told)
+      const lists = Object.entries(change).filter(([, list]) => list.length > 0)
+      if (room.watchers.size > 0 && lists.length > 0) this.#host.announce(room.watchers, { room: room.name, ...Object.fromEntries(lists) })
     }
     if (room.changedHere.size > 0) {
       const entries = [...room.changedHere].map((key): [string, unknown[]] => [key, [...room.own.get(key)?.values() ?? []]])
@@ -233,7 +233,7 @@ export class Presence {
       void this.#say(room, 'change', entries)
     }
     if (room.isReady && room.newcomers.size > 0) {
-      this.#host.announce(room.newcomers, { snapshot: room.list() })
+      this.#host.announce(room.newcomers, { room: room.name, snapshot: room.list() })
       for (const who of room.newcomers) room.watchers.add(who)
       room.newcomers.clear()
     }

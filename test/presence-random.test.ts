@@ -24,7 +24,7 @@ interface Stay { readonly token: number, readonly key: string | null, readonly w
 class Person {
   readonly fake: Fake
   readonly home: Home
-  /** It asks for the presence of one room at a time: a change does not say of which it is. */
+  /** It asks for the presence of one room at a time. */
   readonly single: boolean
   readonly rooms = new Map<string, Stay | null>()
   /** Joins and leaves that were asked for. */

@@ -11,10 +11,12 @@ import type { Fake, FakeNode, FakeOptions } from './fake.ts'
 import { until } from './helper.ts'
 import { site } from './site.ts'
 
-/** What a connection was told of who is present. */
-function told ({ wire }: Fake): PresenceChange[] {
-  return wire.events.filter(({ event }) => event === 'presence').map(({ data }) => data as PresenceChange)
+/** What a connection was told of who is present, of all its rooms. */
+function told ({ wire }: Fake): Array<Omit<PresenceChange, 'room'>> {
+  return wire.events.filter(({ event }) => event === 'presence').map(({ data }) => roomless(data as PresenceChange))
 }
+
+function roomless ({ room: _, ...change }: PresenceChange): Omit<PresenceChange, 'room'> { return change }
 
 /** Who is present as far as it was told. Throws when it was told nonsense. */
 function present (fake: Fake): string[] {
@@ -55,6 +57,21 @@ async function cluster (t: Test, timeout = 200): Promise<[Clustered, Clustered, 
   }
   return [await start(), await start(), await start()]
 }
+
+t.test('each change names its room', async (t) => {
+  const one = await node(t)
+  const watcher = connect(one)
+  await watcher.connection.join(['a', 'b'], { presence: { key: 'ada' } })
+  await turn()
+  await enter(one, 'bob', 1)
+  const { connection } = connect(one)
+  await connection.join('b', { presence: { key: 'bob' } })
+  await turn()
+  await connection.leave('b')
+  await turn()
+  const changes = watcher.wire.events.filter(({ event }) => event === 'presence').map(({ data }) => Object.entries(data as PresenceChange).map(([name, value]) => typeof value === 'string' ? value : name))
+  t.strictSame(changes, [['a', 'snapshot'], ['b', 'snapshot'], ['b', 'joined'], ['b', 'left']])
+})
 
 t.test('who asks gets a snapshot first, then who joined, who left and who changed', async (t) => {
   const one = await node(t)
@@ -333,10 +350,10 @@ t.test('a stream and a WebSocket see the same people', async (t) => {
   await ada.connection.join('room', { presence: { meta: { on: 'sse' } } })
   await ada.wait(1, 'presence')
   await bob.connection.join('room', { presence: { meta: { on: 'ws' } } })
-  t.strictSame(await bob.wait(1, 'presence'), [{ snapshot: [{ key: 'ada', metas: [{ on: 'sse' }] }, { key: 'bob', metas: [{ on: 'ws' }] }] }])
-  t.strictSame(await ada.wait(2, 'presence'), [{ snapshot: [{ key: 'ada', metas: [{ on: 'sse' }] }] }, { joined: [{ key: 'bob', metas: [{ on: 'ws' }] }] }])
+  t.strictSame(await bob.wait(1, 'presence'), [{ room: 'room', snapshot: [{ key: 'ada', metas: [{ on: 'sse' }] }, { key: 'bob', metas: [{ on: 'ws' }] }] }])
+  t.strictSame(await ada.wait(2, 'presence'), [{ room: 'room', snapshot: [{ key: 'ada', metas: [{ on: 'sse' }] }] }, { room: 'room', joined: [{ key: 'bob', metas: [{ on: 'ws' }] }] }])
   ada.drop()
-  t.strictSame((await bob.wait(2, 'presence'))[1], { left: [{ key: 'ada', metas: [{ on: 'sse' }] }] })
+  t.strictSame((await bob.wait(2, 'presence'))[1], { room: 'room', left: [{ key: 'ada', metas: [{ on: 'sse' }] }] })
   bob.leave()
   await until(() => connections.size === 0)
   t.strictSame(await connections.room('room').presence(), [])
@@ -646,9 +663,9 @@ t.test('whatever happens on whichever node, every watcher ends up with who is th
 
 // --- by itself, with a host that is no registry
 
-function alone (tell: PresenceHost['tell'] = async () => undefined, acknowledged: () => Promise<void> = async () => {}): { presence: Presence, told: PresenceMessage[], announced: PresenceChange[], topics: Set<string> } {
+function alone (tell: PresenceHost['tell'] = async () => undefined, acknowledged: () => Promise<void> = async () => {}): { presence: Presence, told: PresenceMessage[], announced: Array<Omit<PresenceChange, 'room'>>, topics: Set<string> } {
   const told: PresenceMessage[] = []
-  const announced: PresenceChange[] = []
+  const announced: Array<Omit<PresenceChange, 'room'>> = []
   const topics = new Set<string>()
   const presence = new Presence({
     nodeId: 'me',
@@ -663,7 +680,7 @@ function alone (tell: PresenceHost['tell'] = async () => undefined, acknowledged
       told.push(message)
       return await tell(topic, message)
     },
-    announce: (_watchers, change) => { announced.push(change) }
+    announce: (_watchers, change) => { announced.push(roomless(change)) }
   })
   return { presence, told, announced, topics }
 }

@@ -64,6 +64,8 @@ export interface Presence<Meta = unknown> { key: string, metas: Meta[] }
 
 /** The data of a `presence` event; it has at least one of these. A burst of changes is one event. */
 export interface PresenceChange {
+  /** The room's name. */
+  room: string
   /** Everybody who is present: the first event of a member, and again after it could not keep up. */
   snapshot?: Presence[]
   /** Keys whose first connection came. */
@@ -103,10 +105,10 @@ export interface Room {
    * @throws FST_ERR_REAL_EVENT, FST_ERR_REAL_DATA, FST_ERR_REAL_TOO_LARGE, FST_ERR_REAL_ARGUMENT at once
    */
   send (event: Sendable, options?: SendOptions): Promise<Receipt>
-  /** Everybody leaves the room, on every node; their connections stay. */
+  /** Everybody leaves the room, on every node that the backplane reaches; their connections stay. */
   clear (): Promise<void>
   /**
-   * Ends the connection of every member, on every node. `reason` is cut to 123 bytes; default `closed`.
+   * Ends the connection of every member, on every node that the backplane reaches. `reason` is cut to 123 bytes; default `closed`.
    * @throws FST_ERR_REAL_ARGUMENT at once
    */
   disconnect (reason?: string): Promise<void>

@@ -349,7 +349,7 @@ describe('what is sent', () => {
     expect<Sendable>().type.toBe<string | Uint8Array | Event | Prepared>()
     expect<Sendable<{ at: number }>>().type.not.toBeAssignableFrom<string>()
     expect<Sendable<'on' | 'off'>>().type.toBeAssignableFrom<'on'>()
-    expect<PresenceChange>().type.toBeAssignableFrom<{ joined: [{ key: 'ada', metas: [] }] }>()
+    expect<PresenceChange>().type.toBeAssignableFrom<{ room: 'lobby', joined: [{ key: 'ada', metas: [] }] }>()
   })
 })
 

@@ -82,9 +82,8 @@ export async function chat (app: FastifyInstance): Promise<void> {
     await attend(connection, room)
   }
 
-  // a change of presence does not say of which room it is, so the meta does
   async function attend (connection: Connection, room: string): Promise<void> {
-    await connection.join(topic(room), { presence: { key: me(connection).name, meta: { room } } })
+    await connection.join(topic(room), { presence: { key: me(connection).name } })
   }
 
   async function say (connection: Connection, text: string): Promise<void> {

@@ -112,10 +112,8 @@ export class Chat {
     this.#showTabs()
   }
 
-  // which room it is about is in the metas of those it is about
   #presence (change) {
-    const room = Object.values(change).flat()[0]?.metas[0].room
-    if (room === undefined) return
+    const room = change.room.slice('chat:'.length)
     let people = this.#people.get(room)
     if (people === undefined) this.#people.set(room, people = new People())
     const words = people.take(change)
