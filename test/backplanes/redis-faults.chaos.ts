@@ -8,10 +8,11 @@ import { both, gaps, heard, sleep, some, World } from '../redis-world.ts'
 import type { Member } from '../redis-world.ts'
 
 withRedis(t, () => {
+  t.jobs = 3 // much of it is waiting
   t.test('iovalkey', async (t) => { faults(t, clients.iovalkey) })
 
   for (const library of ['@redis/client', 'ioredis', 'iovalkey'] as const) {
-    t.test(`the subscriptions and the connection that sends are lost again and again, with ${library}`, async (t) => {
+    t.test(`the subscriptions and the connection that sends are lost again and again, with ${library}`, { buffered: true }, async (t) => {
       const world = await World.start(t, {}, { library })
       const { relay, here, there } = world
       for (const rooms of [both, ['a'], ['b'], both]) for (const one of [here, there]) await world.member(one, rooms)
@@ -28,7 +29,7 @@ withRedis(t, () => {
     })
 
     for (const seconds of [2, 30]) {
-      t.test(`Redis is stopped for ${seconds} s, with ${library}`, async (t) => {
+      t.test(`Redis is stopped for ${seconds} s, with ${library}`, { buffered: true }, async (t) => {
         const world = await World.start(t, {}, { library })
         const { here, there, server } = world
         for (const rooms of [both, ['a'], ['b']]) for (const one of [here, there]) await world.member(one, rooms)
@@ -54,7 +55,7 @@ withRedis(t, () => {
       })
     }
 
-    t.test(`Redis drops a reader that is too slow, with ${library}`, async (t) => {
+    t.test(`Redis drops a reader that is too slow, with ${library}`, { buffered: true }, async (t) => {
       const world = await World.start(t, {}, { library })
       const { here, there, relay, server } = world
       for (const one of [here, there]) await world.member(one, both)
@@ -72,7 +73,7 @@ withRedis(t, () => {
       await world.judge(t)
     })
 
-    t.test(`a replica that is behind takes over, with ${library}: it is another sequence, and nobody is told that all is there`, async (t) => {
+    t.test(`a replica that is behind takes over, with ${library}: it is another sequence, and nobody is told that all is there`, { buffered: true }, async (t) => {
       const world = await World.start(t, { audit: 200 }, { library, areBoth: true })
       const { here, there, relay, server } = world
       const members = [await world.member(here, both), await world.member(there, both)]
