@@ -28,15 +28,23 @@ export class Ledger {
   /** There is something that a replay of all its topics does not give. */
   get isOpen (): boolean { return this.#lacking.length > 0 || this.#joining.length > 0 }
 
-  /** It joins a topic while it is not live. */
-  join (joining: Joining): void { this.#joining.push(joining) }
+  /** It joins a topic while it is not live. Of what it was in before, and is in no more, nothing is remembered. */
+  join (joining: Joining, rosters: readonly Roster[]): void {
+    this.#joining = this.#joining.filter(({ roster }) => roster !== joining.roster && rosters.includes(roster))
+    this.#joining.push(joining)
+  }
+
   isJoining (roster: Roster): boolean { return this.#joining.some((one) => one.roster === roster) }
   takeJoining (): Joining[] { return this.#joining.splice(0) }
 
   /** It is in a topic from this offset on. */
-  begin (roster: Roster, offset: number): void { this.#starts.push([roster, offset]) }
+  begin (roster: Roster, offset: number, rosters: readonly Roster[]): void {
+    this.#starts = this.#starts.filter(([other]) => other !== roster && rosters.includes(other))
+    this.#starts.push([roster, offset])
+  }
+
   /** What was kept of it up to there is not for it. */
-  startOf (roster: Roster): number { return this.#starts.findLast(([other]) => other === roster)?.[1] ?? 0 }
+  startOf (roster: Roster): number { return this.#starts.find(([other]) => other === roster)?.[1] ?? 0 }
 
   /** What replays gave of it is left out. */
   lack ({ roster, after, until }: Span): void {

@@ -98,7 +98,7 @@ export class Resume {
       const after = await start
       if (resets !== this.#reader.resets) return
       if (after === null) continue
-      ledger.begin(roster, after)
+      ledger.begin(roster, after, connection.rosters)
       ledger.lack({ roster, after, until: connection.given })
     }
     for (const { roster, after, until, isDoubtful } of ledger.takeLacking()) {
@@ -132,7 +132,7 @@ export class Resume {
     const { mode, tail, position, since, returning } = connection
     const isIn = rosters.some(({ members }) => members.has(connection))
     const isPlaced = since === Infinity || (mode === LIVE && tail.before === null) // else what waits to be written may be dropped
-    if (isIn && !isPlaced && returning === null && offset > position) for (const roster of rosters) this.#ledgerOf(connection).begin(roster, offset)
+    if (isIn && !isPlaced && returning === null && offset > position) for (const roster of rosters) this.#ledgerOf(connection).begin(roster, offset, connection.rosters)
     connection.joined(isIn, offset, (from) => this.#reader.ready(from, false))
     if (isIn && !isAcknowledged) connection.tellGap({ reason: 'unknown' })
   }
@@ -142,7 +142,7 @@ export class Resume {
     const ledger = this.#ledgerOf(connection)
     for (const roster of rosters) {
       const start = (roster.subscribed as Promise<number>).then((reached) => Math.max(offset, reached), () => null)
-      ledger.join({ roster, start })
+      ledger.join({ roster, start }, connection.rosters)
     }
   }
 
