@@ -128,7 +128,7 @@ export interface Outlet {
   take (link: Link): void
 }
 
-/** What is waiting to be written in this turn: one write for a connection, at the end of the turn. */
+/** What is waiting to be written in this turn: one write for a connection, at the end of the turn or when a source has filled it. */
 export class Outbox {
   #roots = new Map<Encoding, Link>()
   // used again, one while the other is written: an array that grows anew each turn would be as much garbage as all else together
@@ -183,7 +183,7 @@ export class Outbox {
     return waits
   }
 
-  /** Also called by a close, so that what was sent before it still goes out. */
+  /** Also called by a close, so that what was sent before it still goes out, and for a source that has filled a write. */
   write (outlet: Outlet): void {
     const link = outlet.tail
     if (link.before === null) return

@@ -70,25 +70,26 @@ export abstract class Outgoing implements Outlet {
 
   send (given: api.Sendable): boolean {
     const checked = toEvent(given, this.checks)
-    const takes = this.#takes(checked, checked.framed.frame(this.wire.encoding).length)
+    this.#checkId(checked)
+    if (this.mode === CLOSED) return false
+    const takes = this.mode !== LAGGING && this.hasRoom(checked.framed.frame(this.wire.encoding).length)
     if (takes) this.put(checked.framed)
+    else this.host.counts.dropped++
     return takes
   }
 
   /** An event of a source: its text joins that of those before it in this turn, where nothing stands between them. */
-  give (event: CheckedEvent): void {
-    if (!this.#takes(event, event.size)) return
-    if (this.tail.before === null) this.host.outbox.wait(this)
-    this.tail = this.tail.add(event)
+  give (event: CheckedEvent): number {
+    this.#checkId(event)
+    const { buffered } = this
+    if (this.mode !== LIVE || (buffered > 0 && buffered + event.size > this.limit)) return -1
+    const { tail } = this
+    if (tail.before === null) this.host.outbox.wait(this)
+    this.tail = tail.add(event)
+    return buffered - tail.size + this.tail.size
   }
 
-  #takes ({ id }: CheckedEvent, bytes: number): boolean {
-    if (id !== undefined && this.kept > 0 && !this.wire.bare) throw new DirectIdError()
-    if (this.mode === CLOSED) return false
-    const takes = this.mode !== LAGGING && this.hasRoom(bytes)
-    if (!takes) this.host.counts.dropped++
-    return takes
-  }
+  #checkId ({ id }: CheckedEvent): void { if (id !== undefined && this.kept > 0 && !this.wire.bare) throw new DirectIdError() }
 
   say (given: api.Sendable): void { if (this.mode !== CLOSED) this.put(toEvent(given, OURS).framed) }
 
@@ -125,6 +126,8 @@ export abstract class Outgoing implements Outlet {
     this.say({ event: 'gap', data: gap })
     this.gap(gap)
   }
+
+  write (): void { this.host.outbox.write(this) }
 
   /** Writes what it was given in this turn. */
   take (link: Link): void {

@@ -19,6 +19,7 @@ class FakeSink implements Sink {
   room = Infinity
   hold: Promise<void> | null = null
   sent: unknown[] = []
+  writes = 0
   readonly checks = { maxBytes: 1_000 }
   readonly wire = { highWaterMark: 100, encoding: encodings.one }
   readonly #abort = new AbortController()
@@ -34,19 +35,24 @@ class FakeSink implements Sink {
     return this.open
   }
 
-  give (event: CheckedEvent): void {
-    if (!this.open) return
-    const { framed, text, bytes } = event
+  give ({ framed, text, bytes, size }: CheckedEvent): number {
+    if (!this.open || this.hold !== null || !this.hasRoom(size)) return -1
     this.buffered += framed.frame(encodings.one).length
     this.sent.push(text ?? bytes)
+    return this.buffered
   }
+
+  write (): void { this.writes++ }
 
   drained (mark: number = this.wire.highWaterMark): Promise<void> {
     return !this.open || this.buffered <= mark ? Promise.resolve() : new Promise((resolve) => { this.#waiting.push({ mark, resolve }) })
   }
 
-  get released (): boolean { return this.hold === null }
-  async whenReleased (): Promise<void> { await this.hold }
+  async whenReleased (): Promise<void> {
+    await this.hold
+    this.hold = null
+  }
+
   get awaited (): boolean { return this.#waiting.length > 0 }
   read (bytes: number = Infinity): void {
     this.buffered = Math.max(0, this.buffered - bytes)
@@ -157,6 +163,21 @@ t.test('the next item is asked for when the reader has room, and one is in fligh
   await done
   t.equal(sink.sent.length, 10)
   t.ok(Math.max(...asked) < 100)
+  t.equal(sink.writes, 5, 'what fills a write is written at once')
+})
+
+t.test('a source that never waits, for a reader that takes all at once, keeps nobody else from running', async (t) => {
+  const sink = new FakeSink()
+  sink.write = () => sink.read()
+  let turns = 0
+  const done = run(sink, (function * () { while (sink.open) yield 'x'.repeat(60) })())
+  while (turns < 5) {
+    await new Promise((resolve) => { setImmediate(resolve) })
+    turns++
+  }
+  sink.close()
+  await done
+  t.ok(sink.sent.length <= 2 * (turns + 1), `${sink.sent.length} items in ${turns} turns`)
 })
 
 t.test('an item for which there is no room waits until all before it is taken', async (t) => {

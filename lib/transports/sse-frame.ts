@@ -7,6 +7,7 @@ const LINE_END = /\r\n|\r|\n/
  * @see https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
  */
 export function sseText ({ event, text, bytes, id, cursor, retry, comment }: RealEvent): string {
+  if (text !== undefined && event === undefined && id === undefined && cursor === undefined && retry === undefined && comment === undefined && isLine(text)) return `data: ${text}\n\n` // most, and all that is joined is to be copied
   let out = comment === undefined ? '' : lines(':', comment)
   if (event !== undefined) out += `event: ${event}\n`
   const place = id ?? cursor
@@ -21,11 +22,13 @@ export function sseText ({ event, text, bytes, id, cursor, retry, comment }: Rea
 
 // one space after the colon always: a parser removes exactly one. Most have one line, and asking a regular expression costs 3 to 30 times as much
 function lines (field: string, value: string): string {
-  if (!value.includes('\n') && !value.includes('\r')) return `${field} ${value}\n`
+  if (isLine(value)) return `${field} ${value}\n`
   let out = ''
   for (const line of value.split(LINE_END)) out += `${field} ${line}\n`
   return out
 }
+
+function isLine (value: string): boolean { return !value.includes('\n') && !value.includes('\r') }
 
 /** Bytes that every client can read, wherever it came in. */
 export interface SseEncoding extends Encoding {
