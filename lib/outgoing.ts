@@ -83,10 +83,10 @@ export abstract class Outgoing implements Outlet {
     this.#checkId(event)
     const { buffered } = this
     if (this.mode !== LIVE || (buffered > 0 && buffered + event.size > this.limit)) return -1
-    const { tail } = this
+    const { tail, tail: { size } } = this // more of a source's text makes its link longer
     if (tail.before === null) this.host.outbox.wait(this)
     this.tail = tail.add(event)
-    return buffered - tail.size + this.tail.size
+    return buffered - size + this.tail.size
   }
 
   #checkId ({ id }: CheckedEvent): void { if (id !== undefined && this.kept > 0 && !this.wire.bare) throw new DirectIdError() }

@@ -139,8 +139,9 @@ export class SseWire implements Wire {
     if (this.#waiting || this.#over) return
     this.#waiting = true
     if (this.#early !== null) return
-    if (this.#socket !== null) this.#socket.write(nothing, () => this.#flushed()) // its callback follows all that was written before
-    else setImmediate(() => this.#look())
+    if (this.#socket === null) setImmediate(() => this.#look())
+    else if (this.#socket.writable) this.#socket.write(nothing, () => this.#flushed()) // its callback follows all that was written before
+    // else it is cut, and soon closed: asked again and again until then, it would answer at once each time, and keep the close from coming
   }
 
   #look (): void {

@@ -1,5 +1,5 @@
 import { Readable } from 'node:stream'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import t from 'tap'
 import type { Test } from 'tap'
@@ -67,6 +67,16 @@ const waiting: Record<string, Handler> = {
       }
     } finally { seen.finallies++ }
   },
+  'in its handler for the reader of what is on its way': (seen) => async (_request, reply) => {
+    const connection = reply.sse()
+    try {
+      while (connection.open) {
+        connection.send(LARGE)
+        await setImmediate()
+        await connection.drained()
+      }
+    } finally { seen.finallies++ }
+  },
   'in its handler for connection.from()': (seen) => async (_request, reply) => {
     const connection = reply.sse()
     connection.send('begun')
@@ -93,7 +103,8 @@ for (const [how, leave] of Object.entries(ways)) {
       const client = await rawClient(t, port, get('/x'))
       if (what.includes('for the reader')) client.socket.pause()
       else if (!what.includes('never settles')) await client.wait(what === 'for nothing' ? '1000' : 'begun')
-      await until(() => app.connections.room('room').size === 1 && (!what.includes('for the reader') || (seen.connection as Connection).buffered > 100_000))
+      await until(() => app.connections.room('room').size === 1)
+      if (what.includes('for the reader')) await untilStuck(() => (seen.connection as Connection).buffered)
       leave(client)
       await until(() => seen.ends.length > 0)
       client.socket.resume()
@@ -114,6 +125,16 @@ for (const [how, leave] of Object.entries(ways)) {
       t.strictSame(seen.warnings(), [])
     })
   }
+}
+
+/** What the kernel takes is taken: the rest is on its way, and a source waits for it. */
+async function untilStuck (buffered: () => number): Promise<void> {
+  let before = -1
+  await until(async () => {
+    before = buffered()
+    await sleep(20)
+    return before > 16_384 && buffered() === before
+  })
 }
 
 async function serve (t: Test, handler: Handler, install: (app: FastifyInstance) => void = () => {}): Promise<{ app: FastifyInstance, port: number, seen: Seen }> {
@@ -147,6 +168,26 @@ t.test('a client that leaves before the head is out leaves nothing behind', asyn
     t.equal(app.connections.size, 0)
     t.strictSame(seen.warnings(), [])
   }
+})
+
+t.test('whoever waits for a reader whose socket is cut waits for its close, and keeps nobody from running', async (t) => {
+  const { app, port, seen } = await serve(t, () => async (_request, reply) => { reply.sse() })
+  const client = await rawClient(t, port, get('/x'))
+  await client.wait('HTTP/1.1 200')
+  client.socket.pause()
+  const connection = seen.connection as unknown as Connection
+  await until(async () => {
+    if (connection.buffered === 0) connection.send(LARGE)
+    await setImmediate()
+    return connection.buffered > 0
+  })
+  connection.request.raw.socket.destroy() // its close comes with a later phase of the loop
+  const drained = connection.drained()
+  void app.connections.broadcast('to all')
+  await drained
+  t.equal(connection.open, false)
+  await until(() => seen.ends.length > 0)
+  client.socket.resume()
 })
 
 t.test('a client that leaves while the head is on its way through the hooks leaves nothing behind', async (t) => {
