@@ -16,9 +16,22 @@ export interface Receiver {
 const nothing = new Uint8Array(0)
 const CLOSING = 5_000 // without a sign of the other end, once it is closed
 
-/** A WebSocket that knows its wire, so that listeners are shared and not made for each connection. */
+/** A WebSocket that tells its wire what happens. */
 export class WireSocket extends WebSocket {
   wire!: WsWire
+
+  // not by listeners: in each of them they would weigh 250 bytes
+  override emit (name: string | symbol, ...args: unknown[]): boolean {
+    const { wire } = this
+    switch (name) {
+      case 'message': wire.received(args[0] as Buffer, args[1] as boolean); break
+      case 'pong': wire.missed = 0; break
+      case 'error': wire.failed(args[0] as Error); break
+      case 'close': wire.closed(args[0] as number); break
+      default: return super.emit(name, ...args)
+    }
+    return true
+  }
 
   // `ws` calls it too, when the other end closes or breaks the protocol
   override close (code?: number, reason?: string | Buffer): void {
@@ -56,10 +69,6 @@ export class WsWire implements Wire {
     this.bare = !resumes
     this.encoding = windowBits > 0 ? wsDeflated(resumes, windowBits) : resumes ? wsResume : wsBare
     ws.wire = this
-    ws.on('message', onMessage)
-    ws.on('pong', onPong)
-    ws.on('error', onError)
-    ws.on('close', onClose)
   }
 
   attach (link: Link & Outlet, receiver: Receiver, outbox: Outbox): void {
@@ -145,16 +154,6 @@ export class WsWire implements Wire {
     this.#link.closed(this.#reason ?? reasons.lost, code !== reasons.lost.code)
   }
 }
-
-function wireOf (ws: WebSocket): WsWire { return (ws as WireSocket).wire }
-
-function onMessage (this: WebSocket, data: Buffer, isBinary: boolean): void { wireOf(this).received(data, isBinary) }
-
-function onPong (this: WebSocket): void { wireOf(this).missed = 0 }
-
-function onError (this: WebSocket, err: Error): void { wireOf(this).failed(err) }
-
-function onClose (this: WebSocket, code: number): void { wireOf(this).closed(code) }
 
 // what `ws` closes with; codes that are not its own are of a stream that could not be inflated. RFC 6455, section 7.4.1
 const codes: Record<string, 1007 | 1008 | 1009> = {
