@@ -82,7 +82,7 @@ export function toEvent (given: Sendable | CheckedEvent, checks: Checks): Checke
     throw new EventError(`an event is a string, bytes or an object with event, data, id, retry or comment; got ${kindOf(given)}: send { data: … }`)
   }
   for (const key in given) {
-    if (!FIELDS.has(key) && Object.hasOwn(given, key)) throw new EventError(`an event has the fields event, data, id, retry and comment only, not ${JSON.stringify(key.slice(0, 50))}: send { data: … }`)
+    if (key !== 'data' && !FIELDS.has(key) && Object.hasOwn(given, key)) throw new EventError(`an event has the fields event, data, id, retry and comment only, not ${JSON.stringify(key.slice(0, 50))}: send { data: … }`)
   }
   const { event, data, id, retry, comment } = given as { event?: unknown, data?: unknown, id?: unknown, retry?: unknown, comment?: unknown }
   if (event !== undefined) checked.event = checkName(event)
