@@ -151,6 +151,7 @@ export abstract class Outgoing implements Outlet {
     if ((this.#backlog?.dropped ?? 0) === 0 && this.mode !== LAGGING) this.slowed()
     this.drop(policy === 'catch-up' ? link.unkept : link.count)
     this.blind = true
+    if (!this.open) return // who was told has closed it
     if (policy === 'close') return this.end(reasons.slow)
     if (policy === 'catch-up') this.mode = LAGGING
     this.wire.whenFlushed()

@@ -305,6 +305,34 @@ t.test('a connection that is held for its replay is not closed for what else is 
   t.equal(one.registry.stats().slow, 0)
 })
 
+t.test('whoever hears of a slow reader may close it, and that is its end', async (t) => {
+  for (const slow of ['close', 'drop', 'catch-up'] as const) {
+    const one = await node(t, { slow, maxBuffered: 1_000 })
+    const { connection, wire } = connect(one)
+    const ends: string[] = []
+    one.registry.on('slow', (reader) => reader.close(4_000, 'too slow'))
+    one.registry.on('disconnect', (_connection, { reason }) => { ends.push(reason) })
+    await connection.join('a')
+    await turn()
+    const { text } = wire
+    wire.close = () => {} // until it takes what was written
+    wire.buffered = 990
+    await one.registry.room('a').send('x'.repeat(20))
+    await turn()
+    t.equal(connection.open, false, slow)
+    wire.buffered = 0
+    connection.flushed()
+    await turn()
+    t.equal(connection.open, false)
+    t.equal(connection.send('more'), false)
+    await turn()
+    t.equal(wire.text, text, 'nothing follows')
+    connection.closed({ code: 1_000, reason: 'closed' }, true)
+    t.strictSame(ends, ['too slow'])
+    t.match(one.registry.stats(), { connections: 0, rooms: 0, dropped: slow === 'catch-up' ? 0 : 1, slow: 1 })
+  }
+})
+
 t.test('a direct send is refused where it does not fit, by the bytes that would be written', async (t) => {
   const one = await node(t, { maxBuffered: 1_000, history: false })
   const { connection, wire } = connect(one)
