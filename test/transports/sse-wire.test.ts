@@ -454,6 +454,24 @@ t.test('what is behind a reader who takes nothing is given up after a while, wha
   t.match(ends.at(-1), { reason: 'closed', clean: true, events: 300 })
 })
 
+t.test('a pipelined stream whose reader takes nothing any more is cut, too', async (t) => {
+  shortenPatience(t)
+  const app = await build(t, { connections: { maxBuffered: 40_000_000 } })
+  const ends: Disconnect[] = []
+  app.connections.on('disconnect', (_connection, end) => { ends.push(end) })
+  app.get('/before', async () => 'before')
+  app.get('/x', { sse: { broadcast: false } }, async (_request, reply) => { const connection = reply.sse(); for (let i = 0; i < 300; i++) connection.send('x'.repeat(100_000)); connection.close() })
+  app.get('/few', { sse: true }, () => 'few')
+  const port = await listen(app)
+  const deaf = await rawClient(t, port, get('/before') + get('/x'))
+  deaf.socket.pause()
+  await until(() => ends.length === 1)
+  t.match(ends, [{ reason: 'closed', clean: false }])
+  const kept = await rawClient(t, port, get('/before') + get('/few') + get('/before'))
+  await until(() => kept.text.match(/before/g)?.length === 2)
+  t.match(ends.at(-1), { reason: 'done', clean: true })
+})
+
 t.test('a reader who was found too slow is not waited for', async (t) => {
   shortenPatience(t)
   const app = await build(t, { connections: { maxBuffered: 8_000_000, history: false } })
