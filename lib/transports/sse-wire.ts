@@ -171,6 +171,15 @@ export class SseWire implements Wire {
     else this.#end()
     if (reason.code === reasons.slow.code) this.#patience = setTimeout(() => this.terminate(), CLOSING).unref()
     else if (this.#line !== null || !isHttp1(this.#raw)) this.#setTimeout(CLOSING) // not while it takes some of it
+    if (!isHttp1(this.#raw) && reason.code !== reasons.slow.code) this.#watchReset(this.#raw)
+  }
+
+  // after RST_STREAM without an error, once we have ended it, nothing is sent any more, nothing is told, and node turns its timeout off
+  #watchReset (raw: Http2ServerResponse): void {
+    this.#patience = setTimeout(() => {
+      if (raw.stream.closed) this.terminate()
+      else this.#watchReset(raw)
+    }, CLOSING).unref()
   }
 
   // restored when the response is finished, before node sets that of an idle socket

@@ -344,6 +344,18 @@ t.test('a stream of HTTP/2 that was not taken to its end has not ended properly'
   t.match(ends, [{ code: 1000, reason: 'closed', clean: false }])
 })
 
+t.test('a stream of HTTP/2 that is reset without an error once the server has ended it is over after a while', async (t) => {
+  shortenPatience(t)
+  const { session, ends } = await two(t, (app) => {
+    app.get('/x', { sse: true }, async (_request, reply) => { const connection = reply.sse(); for (let i = 0; i < 20; i++) connection.send('x'.repeat(100_000)); connection.close() })
+  }, { maxBuffered: 10_000_000 })
+  const client = await ask(session, '/x')
+  client.stream.pause()
+  client.stream.close()
+  await until(() => ends.length === 1)
+  t.match(ends, [{ code: 1000, reason: 'closed', clean: false }])
+})
+
 t.test('over HTTP/2 drained() settles', async (t) => {
   let connection = null as Connection | null
   const { session } = await two(t, (app) => { app.get('/x', { sse: true }, async (_request, reply) => { connection = reply.sse() }) }, { maxBuffered: 10_000_000 })
