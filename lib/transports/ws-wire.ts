@@ -113,7 +113,9 @@ export class WsWire implements Wire {
   }
 
   // FIN without a goodbye: `ws` sends no more, and waits for ever until it has taken what was sent. Not at once: the writer is at work
-  #deserted (): void { if (this.#reason === null) queueMicrotask(() => this.#left(reasons.lost)) }
+  #deserted (): void {
+    if (this.#reason === null && this.#ws.readyState === WebSocket.CLOSING) queueMicrotask(() => this.#left(reasons.lost)) // else it is cut, and soon closed
+  }
 
   // the other end has said goodbye: it is out of everything, whether it hangs up now or not; unless it has broken the protocol
   #left (reason: CloseReason): void {

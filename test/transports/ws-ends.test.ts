@@ -2,7 +2,7 @@ import { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import type { Test } from 'tap'
-import type { Connection, Disconnect, WsHandlers } from '../../lib/index.ts'
+import type { Connection, Disconnect, Wire, WsHandlers } from '../../lib/index.ts'
 import { build, listen, until, wsClient } from '../helper.ts'
 import type { BuildOptions, WsClient } from '../helper.ts'
 import { logs } from '../logs.ts'
@@ -125,6 +125,20 @@ t.test('a client that has sent FIN, said no goodbye and takes nothing is out of 
   }))
   await until(() => ran.length === 4)
   t.strictSame(ran, Array.from({ length: 4 }, () => '1006 lost false'))
+})
+
+t.test('what is written to a socket that is cut, and whoever waits for it, waits for its close', async (t) => {
+  const here = await place(t)
+  await rawUpgrade(t, here.port, '/x')
+  await until(() => here.app.connections.room('b').size === 1)
+  const connection = here.connection()
+  const { wire } = connection as unknown as { wire: Wire }
+  connection.request.raw.socket.destroy()
+  wire.write(Buffer.from('more'))
+  wire.whenFlushed()
+  wire.ping()
+  await connection.drained()
+  await ended(t, here, { code: 1006, reason: 'lost', clean: false })
 })
 
 t.test('a client that breaks the protocol is told how, and what follows is not heard', async (t) => {
