@@ -5,6 +5,7 @@ import type { Framed } from './frame.ts'
 const ROOMY = 1_024 // so many places are kept, however few were taken
 const FLOWING = 4 // milliseconds since the last write of a source that gives something in turn after turn
 const FULL = 16_384 // from this size a source's text is written at once
+const FRAMING = 32 // bytes that a text weighs more once it is framed, at most
 const LARGE = 65_536 // a frame from this size is never copied: two writes cost less (perf: 5.8 against 34 us)
 
 /**
@@ -46,14 +47,16 @@ export class Link {
     return (this.next = new Link(this, framed, this.encoding))
   }
 
-  /** An event of a source. Making bytes of each by itself would cost more than making the event. */
-  add (event: CheckedEvent): Link {
+  /** An event of a source; null where it needs more bytes than there is room. Making bytes of each by itself would cost more than making the event. */
+  add (event: CheckedEvent, room: number): Link | null {
     const { encoding } = this
-    if (encoding.text === undefined || encoding.pack === undefined) return this.step(event.framed)
-    const link = this.text === null ? new Link(this, null, encoding) : this
+    if (encoding.text === undefined || encoding.pack === undefined) return event.framed.frame(encoding).length > room ? null : this.step(event.framed)
     const text = encoding.text(event)
+    const size = text.length + (event.text === undefined ? 0 : event.size - event.text.length) // all else is ASCII, as a rule; settled it is exact
+    if (size + FRAMING > room) return null
+    const link = this.text === null ? new Link(this, null, encoding) : this
     link.text = link.text === null ? text : link.text + text
-    link.size += text.length + (event.text === undefined ? 0 : event.size - event.text.length) // all else is ASCII, as a rule; settled it is exact
+    link.size += size
     link.count++
     return link
   }

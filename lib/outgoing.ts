@@ -81,12 +81,13 @@ export abstract class Outgoing implements Outlet {
   /** An event of a source: its text joins that of those before it in this turn, where nothing stands between them. */
   give (event: CheckedEvent): number {
     this.#checkId(event)
-    const { buffered } = this
-    if (this.mode !== LIVE || (buffered > 0 && buffered + event.size > this.limit)) return -1
-    const { tail, tail: { size } } = this // more of a source's text makes its link longer
+    if (this.mode !== LIVE) return -1
+    const { buffered, tail, tail: { size } } = this // more of a source's text makes its link longer
+    const link = tail.add(event, buffered === 0 ? Infinity : this.limit - buffered)
+    if (link === null) return -1
     if (tail.before === null) this.host.outbox.wait(this)
-    this.tail = tail.add(event)
-    return buffered - size + this.tail.size
+    this.tail = link
+    return buffered - size + link.size
   }
 
   #checkId ({ id }: CheckedEvent): void { if (id !== undefined && this.kept > 0 && !this.wire.bare) throw new DirectIdError() }
@@ -118,8 +119,9 @@ export abstract class Outgoing implements Outlet {
   protected drop (count: number): void { if (count > 0) this.host.counts.dropped += (this.#backlog ??= new Backlog()).drop(count) }
 
   protected tellDropped (): void {
-    const dropped = this.#backlog?.take() ?? 0
-    if (dropped > 0) this.tellGap({ reason: 'slow', dropped })
+    if ((this.#backlog?.dropped ?? 0) === 0) return
+    if (this.hasRoom(GAP)) this.tellGap({ reason: 'slow', dropped: (this.#backlog as Backlog).take() })
+    else if (this.tail.before === null) this.wire.whenFlushed() // it would be dropped itself. Else when that is written: a wire that has nothing answers at once, and again
   }
 
   tellGap (gap: api.Gap): void {
@@ -131,8 +133,15 @@ export abstract class Outgoing implements Outlet {
 
   /** Writes what it was given in this turn. */
   take (link: Link): void {
-    const { wire, host } = this
+    const { wire } = this
     if (this.mode !== HELD && wire.buffered > 0 && wire.buffered + link.size > this.limit) return this.#behind(link) // a replay obeys the reader
+    this.#write(link)
+    const backlog = this.#backlog
+    if (backlog !== null && (backlog.over(wire.buffered) || backlog.dropped > 0)) wire.whenFlushed()
+  }
+
+  #write (link: Link): void {
+    const { wire, host } = this
     if (link.offset > this.position) this.position = link.offset
     this.events += link.count
     this.bytes += link.size
@@ -142,15 +151,19 @@ export abstract class Outgoing implements Outlet {
       const pieces = link.join()
       for (let i = 0; i < pieces.length; i++) wire.write(pieces[i] as Uint8Array)
     }
-    if (this.#backlog !== null) this.#checkDrained(this.#backlog)
   }
 
   #behind (link: Link): void {
-    if (this.mode === CLOSED) return
     const policy = this.host.options.slow
+    const room = Math.max(0, this.limit - this.wire.buffered)
+    let fit = link // what was taken while there was room, of a source or sent to it alone, is not lost for what came after it
+    while (fit.size > room) fit = fit.before as Link
+    if (fit.before !== null) this.#write(fit)
+    if (this.mode === CLOSED) return
     if ((this.#backlog?.dropped ?? 0) === 0 && this.mode !== LAGGING) this.slowed()
-    this.drop(policy === 'catch-up' ? link.unkept : link.count)
+    this.drop(policy === 'catch-up' ? link.unkept - fit.unkept : link.count - fit.count)
     this.blind = true
+    if (!this.open) return // who was told has closed it
     if (policy === 'close') return this.end(reasons.slow)
     if (policy === 'catch-up') this.mode = LAGGING
     this.wire.whenFlushed()
@@ -167,13 +180,11 @@ export abstract class Outgoing implements Outlet {
     return (this.#backlog ??= new Backlog()).wait(mark)
   }
 
-  #checkDrained (backlog: Backlog): void { if (backlog.over(this.wire.buffered)) this.wire.whenFlushed() }
-
   /** Nobody waits for its reader any longer. */
   protected giveUp (): void { this.#backlog?.over(0) }
 
   flushed (): void {
-    if (this.#backlog !== null) this.#checkDrained(this.#backlog)
+    if (this.#backlog?.over(this.wire.buffered) === true) this.wire.whenFlushed()
     if (this.mode === LIVE) {
       this.tellDropped()
       if (this.blind) this.tellLive()
@@ -185,4 +196,5 @@ export abstract class Outgoing implements Outlet {
 }
 
 const resolved = Promise.resolve()
+const GAP = 128 // bytes of what tells it
 const OURS = { maxBytes: Infinity }

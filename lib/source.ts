@@ -29,6 +29,7 @@ interface Items { next (): Asked, stop (): unknown }
 type Asked = IteratorResult<unknown> | PromiseLike<IteratorResult<unknown>>
 
 const LATE = 'a source failed after its connection had ended'
+const RUN = 1_000 // items after which others have a turn: what has no bytes on a wire, a comment on a WebSocket, never fills it
 const PATIENCE = 5_000 // after which a source that goes on after its connection has ended is named in the log
 
 /** Events and bytes are what is sent, never iterated. */
@@ -79,6 +80,7 @@ export class Feed {
   #asking = false
   #stopped = false
   #over = false
+  #given = 0 // since others had a turn
   #watch: NodeJS.Timeout | undefined
   #resolve: (() => void) | null = null
 
@@ -144,12 +146,14 @@ export class Feed {
   /** Null, or what is to be awaited before the next: mostly there is nothing, and an item costs one promise, its own. */
   #give (event: CheckedEvent): Promise<void> | null {
     const waiting = this.#sink.give(event)
-    return waiting === -1 ? this.#giveLater(event) : waiting >= this.#sink.wire.highWaterMark ? this.#pause() : null
+    if (waiting === -1) return this.#giveLater(event)
+    return waiting >= this.#sink.wire.highWaterMark || ++this.#given >= RUN ? this.#pause() : null
   }
 
   // what fills a write does not wait: at the end of a turn that fills one for each of many sources all their text would be alive, and the
   // garbage collector would copy it (a hundred of them cost a third more)
   async #pause (): Promise<void> {
+    this.#given = 0
     this.#sink.write()
     await turn() // a source that never waits would let nobody else in
     await this.#sink.drained()

@@ -358,7 +358,7 @@ class Packing extends Counted {
 
 function give (taker: Taker, text: string): void {
   if (taker.tail.before === null) taker.outbox.wait(taker)
-  taker.tail = taker.tail.add(toEvent(text, { maxBytes: Infinity }))
+  taker.tail = taker.tail.add(toEvent(text, { maxBytes: Infinity }), Infinity) as Link
 }
 
 t.test('the text of a source\'s events becomes bytes at once, where nothing stands between them', async (t) => {

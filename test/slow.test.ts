@@ -3,6 +3,9 @@ import t from 'tap'
 import type { Test } from 'tap'
 import { memory } from '../lib/index.ts'
 import type { Connection, ConnectionsOptions } from '../lib/index.ts'
+import { sse, sseChunked } from '../lib/transports/sse-frame.ts'
+import { sseGzipChunked } from '../lib/transports/sse-gzip-frame.ts'
+import { wsResume } from '../lib/transports/ws-frame.ts'
 import { connect, node, turn } from './fake.ts'
 import { until, wsClient } from './helper.ts'
 import { app, detour, offsetOf, transports } from './returner.ts'
@@ -303,6 +306,111 @@ t.test('a connection that is held for its replay is not closed for what else is 
   t.equal(connection.open, true)
   t.ok(wire.events.length > 5)
   t.equal(one.registry.stats().slow, 0)
+})
+
+t.test('whoever hears of a slow reader may close it, and that is its end', async (t) => {
+  for (const slow of ['close', 'drop', 'catch-up'] as const) {
+    const one = await node(t, { slow, maxBuffered: 1_000 })
+    const { connection, wire } = connect(one)
+    const ends: string[] = []
+    one.registry.on('slow', (reader) => reader.close(4_000, 'too slow'))
+    one.registry.on('disconnect', (_connection, { reason }) => { ends.push(reason) })
+    await connection.join('a')
+    await turn()
+    const { text } = wire
+    wire.close = () => {} // until it takes what was written
+    wire.buffered = 990
+    await one.registry.room('a').send('x'.repeat(20))
+    await turn()
+    t.equal(connection.open, false, slow)
+    wire.buffered = 0
+    connection.flushed()
+    await turn()
+    t.equal(connection.open, false)
+    t.equal(connection.send('more'), false)
+    await turn()
+    t.equal(wire.text, text, 'nothing follows')
+    connection.closed({ code: 1_000, reason: 'closed' }, true)
+    t.strictSame(ends, ['too slow'])
+    t.match(one.registry.stats(), { connections: 0, rooms: 0, dropped: slow === 'catch-up' ? 0 : 1, slow: 1 })
+  }
+})
+
+t.test('what was taken while there was room goes out, whatever comes after it in its turn', async (t) => {
+  for (const slow of ['close', 'drop', 'catch-up'] as const) {
+    for (const ends of [false, true]) {
+      const one = await node(t, { slow, maxBuffered: 1_000, history: false })
+      const { connection, wire } = connect(one, { encoding: sse })
+      await turn()
+      wire.buffered = 500
+      t.equal(connection.send('sent to it alone'), true)
+      const from = connection.from(['of a source', 'of it too'])
+      await from
+      void one.registry.broadcast('x'.repeat(600))
+      void one.registry.broadcast('y'.repeat(10))
+      if (ends) connection.close()
+      await turn()
+      t.equal(wire.text, 'data: sent to it alone\n\ndata: of a source\n\ndata: of it too\n\n', `${slow} ${ends}`)
+      t.equal(connection.events, 3)
+      if (!ends) t.match(one.registry.stats(), { sent: 3, dropped: 2, slow: 1 })
+    }
+  }
+})
+
+t.test('an item of a source waits where its frame has no room, though its data had', async (t) => {
+  for (const encoding of [sse, sseChunked, sseGzipChunked, wsResume]) {
+    const one = await node(t, { slow: 'drop', maxBuffered: 1_000, history: false })
+    const { connection, wire } = connect(one, { encoding })
+    for (let size = 300; size <= 500; size++) {
+      wire.buffered = 500
+      const { events } = connection
+      const from = connection.from([{ event: 'a-name', data: 'x'.repeat(size) }])
+      await turn()
+      wire.buffered = 0
+      connection.flushed()
+      await from
+      await turn()
+      t.equal(connection.events, events + 1)
+    }
+    t.match(one.registry.stats(), { dropped: 0, slow: 0 }, encoding.name)
+  }
+})
+
+t.test('how many were dropped is told where there is room for it, and no event is left out', async (t) => {
+  const one = await node(t, { slow: 'drop', maxBuffered: 1_000, history: false })
+  const { connection, wire } = connect(one)
+  await turn()
+  wire.buffered = 990
+  await one.registry.broadcast('dropped')
+  await turn()
+  connection.flushed() // what was written after that is on its way still
+  for (let n = 0; n < 3; n++) {
+    await one.registry.broadcast('dropped too')
+    await turn()
+  }
+  wire.buffered = 0
+  await turn()
+  await turn()
+  t.strictSame(wire.events, [{ event: 'gap', data: { reason: 'slow', dropped: 4 } }])
+  t.match(one.registry.stats(), { dropped: 4, slow: 1, gaps: 1 })
+})
+
+t.test('whoever has more to be given in this turn is told after it how many were dropped, and keeps nobody from running', async (t) => {
+  const one = await node(t, { slow: 'drop', maxBuffered: 1_000, history: false })
+  const { connection, wire } = connect(one)
+  let asked = 0
+  wire.whenFlushed = () => { if (wire.buffered === 0 && asked++ < 1_000) process.nextTick(() => connection.flushed()) } // as a socket does that has nothing to write
+  await turn()
+  wire.buffered = 990
+  await one.registry.broadcast('dropped')
+  await turn()
+  wire.buffered = 0
+  connection.send('x'.repeat(990))
+  connection.flushed()
+  await turn()
+  await turn()
+  t.match(wire.events, [{ data: 'x'.repeat(990) }, { event: 'gap', data: { reason: 'slow', dropped: 1 } }])
+  t.ok(asked < 10)
 })
 
 t.test('a direct send is refused where it does not fit, by the bytes that would be written', async (t) => {

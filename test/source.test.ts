@@ -7,7 +7,8 @@ import type { Sendable } from '../lib/index.ts'
 import type { CheckedEvent } from '../lib/event.ts'
 import { checkSource, discard, Feed, isAbort, isIterable, isSendable, pump } from '../lib/source.ts'
 import type { Sink } from '../lib/source.ts'
-import { encodings } from './fake.ts'
+import { wsBare } from '../lib/transports/ws-frame.ts'
+import { connect, encodings, node } from './fake.ts'
 import { until } from './helper.ts'
 
 interface Warning { fields: { err?: Error, route?: string }, message: string }
@@ -145,6 +146,19 @@ t.test('events and bytes are sendable, never iterable', async (t) => {
   }
   t.equal(isAbort(new Error('x')), false)
   t.equal(isAbort('AbortError'), false)
+})
+
+t.test('a source that never waits lets others in, though what it gives has no bytes', async (t) => {
+  const one = await node(t)
+  const { connection } = connect(one, { encoding: wsBare })
+  const comment = { comment: 'of which a WebSocket has no frame' }
+  for (const next of [() => comment, () => Promise.resolve(comment)]) {
+    let asked = 0
+    let askedInTurn = 0
+    setImmediate(() => { askedInTurn = asked })
+    await connection.from({ [Symbol.iterator]: () => ({ next: () => ({ done: asked++ === 100_000, value: next() }) }) } as Iterable<typeof comment>)
+    t.ok(askedInTurn > 0 && askedInTurn < 100_000)
+  }
 })
 
 t.test('the next item is asked for when the reader has room, and one is in flight', async (t) => {

@@ -170,19 +170,31 @@ export class SseWire implements Wire {
     if (reason.code === reasons.failed.code) this.#cut()
     else this.#end()
     if (reason.code === reasons.slow.code) this.#patience = setTimeout(() => this.terminate(), CLOSING).unref()
-    else if (this.#socket !== null || !isHttp1(this.#raw)) this.#setTimeout(CLOSING) // not while it takes some of it
+    else if (this.#line !== null || !isHttp1(this.#raw)) this.#setTimeout(CLOSING) // not while it takes some of it
+    if (!isHttp1(this.#raw) && reason.code !== reasons.slow.code) this.#watchReset(this.#raw)
+  }
+
+  // after RST_STREAM without an error, once we have ended it, nothing is sent any more, nothing is told, and node turns its timeout off
+  #watchReset (raw: Http2ServerResponse): void {
+    this.#patience = setTimeout(() => {
+      if (raw.stream.closed) this.terminate()
+      else this.#watchReset(raw)
+    }, CLOSING).unref()
   }
 
   // restored when the response is finished, before node sets that of an idle socket
   #setTimeout (milliseconds: number): void {
-    if (this.#socket !== null) this.#raw.removeListener('finish', rawFinished).prependListener('finish', rawFinished)
+    const line = this.#line
+    if (line !== null) this.#raw.removeListener('finish', rawFinished).prependListener('finish', rawFinished)
+    if (line !== this.#socket) this.#timeout = line?.timeout ?? 0 // it was not held
     if (milliseconds === 0) this.#socket?.setTimeout(0)
     else this.#raw.setTimeout(milliseconds, () => this.terminate())
   }
 
   #end (): void {
     const sending = isHttp1(this.#raw) ? this.#raw : this.#raw.stream // a response of HTTP/2 also says so when it is only closed
-    sending.once('finish', () => { this.#isWhole = this.#socket?.destroyed !== true }) // writableFinished says it too late when injected
+    const line = this.#line
+    sending.once('finish', () => { this.#isWhole = line?.destroyed !== true }) // writableFinished says it too late when injected
     this.#raw.end()
   }
 
@@ -198,7 +210,10 @@ export class SseWire implements Wire {
   }
 
   /** The response is finished: its socket may be used again. */
-  finished (): void { this.#socket?.setTimeout(this.#timeout) }
+  finished (): void { this.#line?.setTimeout(this.#timeout) }
+
+  /** The socket of HTTP/1 it is sent on, also where that was another's before. */
+  get #line (): Socket | null { return isHttp1(this.#raw) && this.#raw.socket instanceof Socket ? this.#raw.socket : null }
 
   terminate (): void {
     if (this.#over) return

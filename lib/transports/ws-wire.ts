@@ -86,11 +86,14 @@ export class WsWire implements Wire {
   get paused (): boolean { return this.#ws.isPaused }
 
   write (frame: Uint8Array): void {
-    if (!this.#saidGoodbye && this.#socket.writable) this.#socket.write(frame)
+    if (this.#saidGoodbye) return
+    if (this.#socket.writable) this.#socket.write(frame)
+    else this.#deserted()
   }
 
   whenFlushed (): void {
-    if (this.#waiting || !this.#socket.writable) return
+    if (this.#waiting) return
+    if (!this.#socket.writable) return this.#deserted()
     this.#waiting = true
     this.#socket.write(nothing, () => {
       this.#waiting = false
@@ -99,7 +102,7 @@ export class WsWire implements Wire {
   }
 
   ping (): void {
-    if (this.#ws.readyState !== WebSocket.OPEN) return
+    if (this.#ws.readyState !== WebSocket.OPEN) return this.#deserted()
     const { bytesRead } = this.#socket as Partial<Socket>
     if (this.#ws.isPaused) this.missed = 0 // while we do not read, the other end cannot be heard
     else if (bytesRead === this.#bytesRead) this.missed++
@@ -116,6 +119,11 @@ export class WsWire implements Wire {
     this.#outbox?.write(this.#link)
     this.#saidGoodbye = true
     if (this.#reason === null) queueMicrotask(() => this.#left({ code, reason: said.toString() || reasons.client.reason }))
+  }
+
+  // FIN without a goodbye: `ws` sends no more, and waits for ever until it has taken what was sent. Not at once: the writer is at work
+  #deserted (): void {
+    if (this.#reason === null && this.#ws.readyState === WebSocket.CLOSING) queueMicrotask(() => this.#left(reasons.lost)) // else it is cut, and soon closed
   }
 
   // the other end has said goodbye: it is out of everything, whether it hangs up now or not; unless it has broken the protocol

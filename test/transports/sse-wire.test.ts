@@ -344,6 +344,18 @@ t.test('a stream of HTTP/2 that was not taken to its end has not ended properly'
   t.match(ends, [{ code: 1000, reason: 'closed', clean: false }])
 })
 
+t.test('a stream of HTTP/2 that is reset without an error once the server has ended it is over after a while', async (t) => {
+  shortenPatience(t)
+  const { session, ends } = await two(t, (app) => {
+    app.get('/x', { sse: true }, async (_request, reply) => { const connection = reply.sse(); for (let i = 0; i < 20; i++) connection.send('x'.repeat(100_000)); connection.close() })
+  }, { maxBuffered: 10_000_000 })
+  const client = await ask(session, '/x')
+  client.stream.pause()
+  client.stream.close()
+  await until(() => ends.length === 1)
+  t.match(ends, [{ code: 1000, reason: 'closed', clean: false }])
+})
+
 t.test('over HTTP/2 drained() settles', async (t) => {
   let connection = null as Connection | null
   const { session } = await two(t, (app) => { app.get('/x', { sse: true }, async (_request, reply) => { connection = reply.sse() }) }, { maxBuffered: 10_000_000 })
@@ -452,6 +464,24 @@ t.test('what is behind a reader who takes nothing is given up after a while, wha
   await slow.wait('\r\n0\r\n\r\n')
   await until(() => ends.length === 2)
   t.match(ends.at(-1), { reason: 'closed', clean: true, events: 300 })
+})
+
+t.test('a pipelined stream whose reader takes nothing any more is cut, too', async (t) => {
+  shortenPatience(t)
+  const app = await build(t, { connections: { maxBuffered: 40_000_000 } })
+  const ends: Disconnect[] = []
+  app.connections.on('disconnect', (_connection, end) => { ends.push(end) })
+  app.get('/before', async () => 'before')
+  app.get('/x', { sse: { broadcast: false } }, async (_request, reply) => { const connection = reply.sse(); for (let i = 0; i < 300; i++) connection.send('x'.repeat(100_000)); connection.close() })
+  app.get('/few', { sse: true }, () => 'few')
+  const port = await listen(app)
+  const deaf = await rawClient(t, port, get('/before') + get('/x'))
+  deaf.socket.pause()
+  await until(() => ends.length === 1)
+  t.match(ends, [{ reason: 'closed', clean: false }])
+  const kept = await rawClient(t, port, get('/before') + get('/few') + get('/before'))
+  await until(() => kept.text.match(/before/g)?.length === 2)
+  t.match(ends.at(-1), { reason: 'done', clean: true })
 })
 
 t.test('a reader who was found too slow is not waited for', async (t) => {

@@ -1,7 +1,8 @@
+import { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import type { Test } from 'tap'
-import type { Connection, Disconnect, WsHandlers } from '../../lib/index.ts'
+import type { Connection, Disconnect, Wire, WsHandlers } from '../../lib/index.ts'
 import { build, listen, until, wsClient } from '../helper.ts'
 import type { BuildOptions, WsClient } from '../helper.ts'
 import { logs } from '../logs.ts'
@@ -90,6 +91,54 @@ t.test('a client that vanishes was lost', async (t) => {
       await ended(t, here, { code: 1006, reason: 'lost', clean: false })
     })
   }
+})
+
+t.test('a client that has sent FIN, said no goodbye and takes nothing is out of everything, and cut', async (t) => {
+  const { setTimeout: idle } = Socket.prototype
+  Socket.prototype.setTimeout = function (delay, work) { return idle.call(this, delay === 5_000 ? 300 : delay, work) } // the patience, shortened
+  t.teardown(() => { Socket.prototype.setTimeout = idle })
+  const app = await build(t, { connections: { maxBuffered: 50_000_000, heartbeat: 200 } })
+  const ran: string[] = []
+  app.ws('/x', {
+    async onConnect (connection) { await connection.join('room') },
+    onDisconnect (_connection, { code, reason, clean }) { ran.push(`${code} ${reason} ${clean}`) }
+  })
+  const port = await listen(app)
+  const deserters: Record<string, (connection: Connection) => unknown> = {
+    'to whom nothing is sent': () => {},
+    'to whom something is sent': (connection) => connection.send('more'),
+    'that a source writes to': (connection) => connection.from((function * () { while (true) yield 'more' })()),
+    'that somebody waits for': (connection) => connection.drained()
+  }
+  await Promise.all(Object.entries(deserters).map(async ([what, use], n) => {
+    const raw = await rawUpgrade(t, port, `/x?n=${n}`)
+    const isIt = ({ request }: Connection): boolean => (request.query as { n?: string }).n === String(n)
+    const connection = [...app.connections].find(isIt) as Connection
+    raw.socket.pause()
+    while (connection.buffered < 10_000_000) connection.send('x'.repeat(1_000_000))
+    await until(() => connection.request.raw.socket.writableLength > 1_000_000)
+    raw.socket.end()
+    await until(() => !connection.request.raw.socket.readable)
+    await use(connection)
+    await until(() => !connection.open)
+    t.equal(connection.rooms.size, 0, what)
+  }))
+  await until(() => ran.length === 4)
+  t.strictSame(ran, Array.from({ length: 4 }, () => '1006 lost false'))
+})
+
+t.test('what is written to a socket that is cut, and whoever waits for it, waits for its close', async (t) => {
+  const here = await place(t)
+  await rawUpgrade(t, here.port, '/x')
+  await until(() => here.app.connections.room('b').size === 1)
+  const connection = here.connection()
+  const { wire } = connection as unknown as { wire: Wire }
+  connection.request.raw.socket.destroy()
+  wire.write(Buffer.from('more'))
+  wire.whenFlushed()
+  wire.ping()
+  await connection.drained()
+  await ended(t, here, { code: 1006, reason: 'lost', clean: false })
 })
 
 t.test('a client that breaks the protocol is told how, and what follows is not heard', async (t) => {
