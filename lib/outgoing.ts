@@ -24,6 +24,7 @@ export abstract class Outgoing implements Outlet {
   readonly wire: Wire
   readonly host: ConnectionHost
   mode: 0 | 1 | 2 | 3 = LIVE
+  #backlog: Backlog | null = null // made when it is needed: most never are behind
   /** Kept events up to here are not delivered again. */
   floor = 0
   /** Offset of the last kept event on the wire. */
@@ -31,6 +32,7 @@ export abstract class Outgoing implements Outlet {
   events = 0
   bytes = 0
   wroteAt: number
+
   pingedAt: number
   flowedAt = -1_000
 
@@ -39,7 +41,6 @@ export abstract class Outgoing implements Outlet {
   /** Changes of presence did not reach it: it is given no more of them before a fresh snapshot. */
   blind = false
   readonly checks: Checks
-  #backlog: Backlog | null = null // made when it is needed: most never are behind
 
   constructor (host: ConnectionHost, wire: Wire, checks: Checks) {
     this.host = host
