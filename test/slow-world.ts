@@ -94,51 +94,34 @@ function readStream (socket: Socket, end: End): void {
     hasHeader = true
   }
   const body = end.kind === 'gzip' ? inflate : parse
-  let rest: Buffer = Buffer.alloc(0)
-  let isHead = true
-  socket.on('data', (bytes: Buffer) => {
-    rest = rest.length === 0 ? bytes : Buffer.concat([rest, bytes])
-    if (isHead) {
-      const at = rest.indexOf('\r\n\r\n')
-      if (at === -1) return
-      isHead = false
-      rest = rest.subarray(at + 4)
-    }
+  readBody(socket, (bytes) => {
+    let rest = bytes
     if (end.kind === 'http1.0') {
       body(rest)
-      rest = Buffer.alloc(0)
-      return
+      return nothing
     }
     for (let at = rest.indexOf('\r\n'); at !== -1; at = rest.indexOf('\r\n')) {
       const size = parseInt(rest.toString('latin1', 0, at), 16)
       if (Number.isNaN(size)) throw new Error(`no chunk: ${JSON.stringify(rest.toString('latin1', 0, 100))}`)
-      if (rest.length < at + 4 + size) return
+      if (rest.length < at + 4 + size) return rest
       if (rest.toString('latin1', at + 2 + size, at + 4 + size) !== '\r\n') throw new Error('a chunk has another size than it says')
       if (size === 0) socket.destroy()
       else body(rest.subarray(at + 2, at + 2 + size))
       rest = rest.subarray(at + 4 + size)
     }
+    return rest
   })
-  socket.on('end', () => { socket.end() })
 }
 
 function readFrames (socket: Socket, end: End): void {
-  let rest: Buffer = Buffer.alloc(0)
-  let isHead = true
-  socket.on('data', (bytes: Buffer) => {
-    rest = rest.length === 0 ? bytes : Buffer.concat([rest, bytes])
-    if (isHead) {
-      const at = rest.indexOf('\r\n\r\n')
-      if (at === -1) return
-      isHead = false
-      rest = rest.subarray(at + 4)
-    }
+  readBody(socket, (bytes) => {
+    let rest = bytes
     while (rest.length >= 2) {
       const [first, second] = rest as unknown as [number, number]
       const head = second < 126 ? 2 : second === 126 ? 4 : 10
-      if (rest.length < head) return
+      if (rest.length < head) return rest
       const length = second < 126 ? second : second === 126 ? rest.readUInt16BE(2) : Number(rest.readBigUInt64BE(2))
-      if (rest.length < head + length) return
+      if (rest.length < head + length) return rest
       const payload = rest.subarray(head, head + length)
       rest = rest.subarray(head + length)
       if (first === 0x89 && !end.closing) socket.write(frame(10, payload))
@@ -147,6 +130,25 @@ function readFrames (socket: Socket, end: End): void {
       else if (first === 0x81) message(payload.toString(), end)
       else throw new Error(`no frame: ${first.toString(16)}`)
     }
+    return rest
+  })
+}
+
+const nothing = Buffer.alloc(0)
+
+/** What comes after the head; `take` gives what it leaves for later. */
+function readBody (socket: Socket, take: (bytes: Buffer) => Buffer): void {
+  let rest: Buffer = nothing
+  let isHead = true
+  socket.on('data', (bytes: Buffer) => {
+    rest = rest.length === 0 ? bytes : Buffer.concat([rest, bytes])
+    if (isHead) {
+      const at = rest.indexOf('\r\n\r\n')
+      if (at === -1) return
+      isHead = false
+      rest = rest.subarray(at + 4)
+    }
+    rest = take(rest)
   })
   socket.on('end', () => { socket.end() })
 }

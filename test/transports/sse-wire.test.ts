@@ -345,13 +345,13 @@ t.test('a stream of HTTP/2 that was not taken to its end has not ended properly'
 })
 
 t.test('a stream of HTTP/2 that is reset without an error once the server has ended it is over after a while', async (t) => {
-  shortenPatience(t)
+  const looks = shortenPatience(t)
   const { session, ends } = await two(t, (app) => {
     app.get('/x', { sse: true }, async (_request, reply) => { const connection = reply.sse(); for (let i = 0; i < 20; i++) connection.send('x'.repeat(100_000)); connection.close() })
   }, { maxBuffered: 10_000_000 })
   const client = await ask(session, '/x')
   client.stream.pause()
-  await sleep(700) // longer than the patience: it is looked at again
+  await until(() => looks() > 1) // it was looked at, and will be again
   t.equal(ends.length, 0)
   client.stream.close()
   await until(() => ends.length === 1)
@@ -527,15 +527,21 @@ t.test('the methods of a wire that is over do nothing', async (t) => {
   t.equal(ends.length, 1)
 })
 
-/** How long a reader may take nothing, without the wait. */
-function shortenPatience (t: Test): void {
+/** How long a reader may take nothing, without the wait. Gives how often it was waited for. */
+function shortenPatience (t: Test): () => number {
   const { setTimeout: timer } = globalThis
   const { setTimeout: idle } = Socket.prototype
-  const shorter = (delay: number): number => delay === 5_000 ? 600 : delay
+  let waits = 0
+  const shorter = (delay: number): number => {
+    if (delay !== 5_000) return delay
+    waits++
+    return 600
+  }
   globalThis.setTimeout = ((work: () => void, delay: number, ...rest: []) => timer(work, shorter(delay), ...rest)) as never
   Socket.prototype.setTimeout = function (delay, work) { return idle.call(this, shorter(delay), work) }
   t.teardown(() => {
     globalThis.setTimeout = timer
     Socket.prototype.setTimeout = idle
   })
+  return () => waits
 }
