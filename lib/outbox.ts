@@ -6,6 +6,7 @@ const ROOMY = 1_024 // so many places are kept, however few were taken
 const FLOWING = 4 // milliseconds since the last write of a source that gives something in turn after turn
 const FULL = 16_384 // from this size a source's text is written at once
 const FRAMING = 32 // bytes that a text weighs more once it is framed, at most
+const AHEAD = 32 // so many are looked at before the first of them is written to
 const LARGE = 65_536 // a frame from this size is never copied: two writes cost less (perf: 5.8 against 34 us)
 
 /**
@@ -125,6 +126,8 @@ export interface Outlet {
   /** Where it is in the chain of this turn; its root when nothing waits. */
   tail: Link
   readonly root: Link
+  /** Bytes that are not on their way yet. */
+  readonly buffered: number
   /** When text of a source was last written, in milliseconds; before 0 when what is waiting has waited for a turn. */
   flowedAt: number
   /** Writes what waited. */
@@ -139,6 +142,7 @@ export class Outbox {
   #written: Array<Outlet | null> = []
   #count = 0
   #due = false
+  #seen = 0 // read by nobody: what is read for nothing, an optimizing compiler leaves out
   #afterFlush: () => void
   readonly #now: () => number
   readonly #run = () => this.flush()
@@ -169,6 +173,7 @@ export class Outbox {
     this.#due = false
     for (const root of this.#roots.values()) root.next = null // roots stay; what hangs on them is forgotten
     for (let i = 0; i < count; i++) {
+      if (i % AHEAD === 0) this.#lookAhead(waiting, i, Math.min(i + AHEAD, count))
       const outlet = waiting[i] as Outlet
       waiting[i] = null // it may be closed by now
       if (outlet.tail.text !== null && this.#flows(outlet)) this.wait(outlet)
@@ -176,6 +181,14 @@ export class Outbox {
     }
     this.#written = waiting.length > ROOMY && waiting.length > 8 * count ? [] : waiting
     this.#afterFlush()
+  }
+
+  // of thousands, hardly one is in the CPU's cache. Looked at one after another their lines come together; at the write, between
+  // two system calls, each would be waited for by itself (perf: 0.93 of the CPU)
+  #lookAhead (waiting: Array<Outlet | null>, start: number, end: number): void {
+    let seen = 0
+    for (let i = start; i < end; i++) seen += (waiting[i] as Outlet).buffered
+    this.#seen = seen
   }
 
   // a source that gives one event in each turn is written to in every second, and a lone event at once (perf: 0.6 of the CPU)

@@ -66,6 +66,7 @@ class Taker implements Outlet, Member {
     this.outbox.write(this)
   }
 
+  get buffered (): number { return 0 }
   get text (): string { return this.writes.flat().map((piece) => Buffer.from(piece).toString()).join('') }
 }
 
@@ -464,4 +465,18 @@ t.test('after a turn of many, one of few writes to these alone, and one of many 
   }
   t.equal(crowd.at(-1)?.text, 'c:2000;c:2000;c:2000;')
   t.equal(few[2]?.text, 'c:2000;c:3;c:2000;c:3;c:3;c:2000;')
+})
+
+t.test('those that wait are looked at some at a time, each before any of them is written to, and none that is written already', async (t) => {
+  const outbox = new Outbox(() => {})
+  const encoding = new Counted('a')
+  const done: string[] = []
+  class Seen extends Taker {
+    override get buffered (): number { done.push('look'); return 1 }
+    override take (): void { done.push('take') }
+  }
+  for (let i = 0; i < 70; i++) new Seen(outbox, encoding, String(i)).deliver(framed('x'))
+  outbox.flush()
+  const of = (what: string, count: number): string[] => Array<string>(count).fill(what)
+  t.strictSame(done, [32, 32, 6].flatMap((count) => [...of('look', count), ...of('take', count)]))
 })
