@@ -23,24 +23,35 @@ export class CheckedEvent implements RealEvent {
   id: string | undefined = undefined
   retry: number | undefined = undefined
   comment: string | undefined = undefined
-  cursor: string | undefined = undefined
   /** Bytes of the data. */
   size = 0
+  /** Where it stands in the sequence, once it is kept; 0 before. */
+  offset = 0
+  /** Identity of the sequence. */
+  epoch = ''
   #framed: Framed | null = null
 
   /** Something a client dispatches; what is not is never kept. */
   get hasData (): boolean { return this.text !== undefined || this.bytes !== undefined }
 
+  /** Not a field: as long as it is kept, it would weigh 80 bytes more. */
+  get cursor (): string | undefined { return this.offset === 0 ? undefined : formatCursor(this.epoch, this.offset) }
+
   /** It and its frames where it is not kept: sent to one connection, or often. */
   get framed (): Framed { return (this.#framed ??= new Framed(this, 0)) }
 
   /** The same event at a place in the sequence. */
-  at (cursor: string): CheckedEvent { return this.#copy(this.id, cursor) }
+  at (epoch: string, offset: number): CheckedEvent {
+    const placed = this.#copy(this.id)
+    placed.epoch = epoch
+    placed.offset = offset
+    return placed
+  }
 
   /** The same event with nothing that moves the client's place. */
-  placeless (): CheckedEvent { return this.#copy(undefined, undefined) }
+  placeless (): CheckedEvent { return this.#copy(undefined) }
 
-  #copy (id: string | undefined, cursor: string | undefined): CheckedEvent {
+  #copy (id: string | undefined): CheckedEvent {
     const copy = new CheckedEvent()
     copy.event = this.event
     copy.text = this.text
@@ -49,7 +60,6 @@ export class CheckedEvent implements RealEvent {
     copy.id = id
     copy.retry = this.retry
     copy.comment = this.comment
-    copy.cursor = cursor
     copy.size = this.size
     return copy
   }

@@ -29,7 +29,7 @@ export class History {
   get size (): number { return this.#entries.length - this.#start }
 
   add (delivery: Delivery, bytes: number, now: number): void {
-    this.#entries.push({ delivery, bytes, at: now })
+    this.#entries.push({ delivery, bytes, at: Math.trunc(now) }) // a number that is not whole would be an object of its own
     this.#data += bytes
     this.bytes += bytes + OVERHEAD
     this.last = delivery.offset

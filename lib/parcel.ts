@@ -5,7 +5,7 @@ import type { CheckedEvent } from './event.ts'
 /** Who sent a parcel, and the how manieth of theirs it is: it comes back to them by it, and is known when it comes twice. */
 export interface Sender { readonly from: string, readonly count: number }
 
-/** A parcel as another node sent it. Its place is for the backplane to set, as `event.cursor`. */
+/** A parcel as another node sent it. Its place is for the backplane to say, by `event.at`. */
 export interface Received extends Parcel, Sender { readonly event: CheckedEvent }
 
 /** The head, as JSON: what is beside the data. */

@@ -126,12 +126,12 @@ t.test('an event at a place is the same event with a cursor; without a place it 
   const checked = check({ event: 'a', data: [1], id: 'own', retry: 5, comment: 'c' })
   const same = { event: 'a', text: '[1]', json: true, bytes: undefined, retry: 5, comment: 'c', size: 3 }
   t.match(checked, { ...same, id: 'own', cursor: undefined })
-  t.match(checked.at('e-1'), { ...same, id: 'own', cursor: 'e-1' })
-  t.match(checked.at('e-1').placeless(), { ...same, id: undefined, cursor: undefined })
+  t.match(checked.at('e', 1), { ...same, id: 'own', cursor: 'e-1' })
+  t.match(checked.at('e', 1).placeless(), { ...same, id: undefined, cursor: undefined })
   t.equal(checked.cursor, undefined)
-  t.not(checked.at('e-1').framed, checked.framed, 'its frames are its own')
+  t.not(checked.at('e', 1).framed, checked.framed, 'its frames are its own')
   const bytes = check(Buffer.from('x'))
-  t.equal(bytes.at('e-1').bytes, bytes.bytes)
+  t.equal(bytes.at('e', 1).bytes, bytes.bytes)
 })
 
 t.test('an event that was checked before is taken as it is', async (t) => {

@@ -23,8 +23,7 @@ class Log implements Reader {
     const event = new CheckedEvent()
     event.text = String(offset).padEnd(size)
     event.size = size
-    event.cursor = `e-${offset}`
-    this.deliveries.push({ topic, offset, prev: 0, except, event })
+    this.deliveries.push({ topic, offset, prev: 0, except, event: event.at('e', offset) })
   }
 
   async range (topic: string, after: number | { id: string }, limit: number): Promise<Range> {

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type { Backplane, Delivery, Kept, Node, Parcel, Place, Publication, Range } from '../../types/backplane.ts'
 import { AgingMap } from '../aging-map.ts'
-import { formatCursor, type CheckedEvent } from '../event.ts'
+import type { CheckedEvent } from '../event.ts'
 import { History } from '../history.ts'
 import { checkMemory } from '../options.ts'
 import { give } from '../topics.ts'
@@ -69,13 +69,13 @@ class MemoryBackplane implements Backplane {
       if (known !== -1) return { accepted: true, offset: known, duplicate: true, nodes: 0 }
       const event = parcel.event as CheckedEvent
       const offset = ++this.#offset
-      delivery = { event: event.at(formatCursor(this.epoch, offset)), except: parcel.except, topic, offset, prev: log.last }
+      delivery = { event: event.at(this.epoch, offset), except: parcel.except, topic, offset, prev: log.last }
       this.#bytes -= log.bytes
       log.add(delivery, event.size, now)
       this.#bytes += log.bytes
       this.#bound()
     }
-    this.#deliver({ delivery, parcel })
+    this.#deliver(delivery, parcel)
     return { accepted: true, offset: delivery.offset, duplicate: false, nodes: this.#nodes.get(topic)?.size ?? 0 }
   }
 
@@ -96,14 +96,20 @@ class MemoryBackplane implements Backplane {
   }
 
   // an event sent while another is being delivered waits its turn, so that all members see one order
-  #deliver (sent: Sent): void {
-    this.#queue.push(sent)
-    if (this.#delivering) return
-    this.#delivering = true
-    for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) {
-      for (const node of this.#nodes.get(next.delivery.topic) ?? []) give(node, next.delivery, next.parcel)
+  #deliver (delivery: Delivery, parcel: Parcel): void {
+    if (this.#delivering) {
+      this.#queue.push({ delivery, parcel })
+      return
     }
+    this.#delivering = true
+    this.#give(delivery, parcel)
+    for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) this.#give(next.delivery, next.parcel)
     this.#delivering = false
+  }
+
+  #give (delivery: Delivery, parcel: Parcel): void {
+    const nodes = this.#nodes.get(delivery.topic)
+    if (nodes !== undefined) for (const node of nodes) give(node, delivery, parcel)
   }
 
   #trim (log: History, now: number): void {

@@ -1,6 +1,5 @@
 import type { Msg } from '@nats-io/transport-node'
 import type { Delivery, Kept, Node, Parcel, Place, Range } from '../../types/backplane.ts'
-import { formatCursor } from '../event.ts'
 import type { CheckedEvent } from '../event.ts'
 import { decodeParcel } from '../parcel.ts'
 import type { Received } from '../parcel.ts'
@@ -43,7 +42,7 @@ export class StreamReader {
   decode (data: Uint8Array): Received { return decodeParcel(Buffer.from(data.buffer, data.byteOffset, data.byteLength), this.#link.maxPayload) }
 
   delivery (topic: string, event: CheckedEvent, except: Parcel['except'], offset: number, prev: number, epoch: string = this.#host.epoch): Delivery {
-    return { event: offset === 0 ? event : event.at(formatCursor(epoch, offset)), except, topic, offset, prev }
+    return { event: offset === 0 ? event : event.at(epoch, offset), except, topic, offset, prev }
   }
 
   /** A kept event has come. */

@@ -1,6 +1,5 @@
 import { randomBytes } from 'node:crypto'
 import type { Node, Parcel } from '../../types/backplane.ts'
-import { formatCursor } from '../event.ts'
 import { decodeParcel } from '../parcel.ts'
 import type { Received } from '../parcel.ts'
 import type { Topic, Topics } from '../topics.ts'
@@ -117,13 +116,12 @@ export class Intake {
   #give (topic: Topic, { name, epoch, offset, prev, received: { event, except, from, count } }: Item): void {
     if (offset > 0) {
       if (epoch !== this.epoch || offset <= topic.last) return
-      event.cursor = formatCursor(epoch, offset)
       this.top = Math.max(this.top, offset)
       this.delivered = Math.max(this.delivered, offset)
       topic.last = offset
     }
     const own = this.#host.own(from, count)
-    topic.deliver({ topic: name, event, except, offset, prev }, own?.parcel)
+    topic.deliver({ topic: name, event: offset > 0 ? event.at(epoch, offset) : event, except, offset, prev }, own?.parcel)
     own?.arrived()
   }
 

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { Backplane, Delivery, Kept, Node, Parcel, Place, Publication, Range } from '../../types/backplane.ts'
-import { formatCursor, type CheckedEvent } from '../event.ts'
+import type { CheckedEvent } from '../event.ts'
 import { decodeParcel, encodeParcel } from '../parcel.ts'
 import { Topics } from '../topics.ts'
 import { clientOf } from './redis-clients.ts'
@@ -275,8 +275,7 @@ class RedisBackplane implements Backplane {
       try {
         const [offset, prev] = String(found[at]).split('-').map(Number) as [number, number]
         const { event, except } = decodeParcel(found[at + 1] as Buffer, this.#settings.maxBytes)
-        event.cursor = formatCursor(epoch, offset)
-        deliveries.push({ topic: name, event, except, offset, prev })
+        deliveries.push({ topic: name, event: event.at(epoch, offset), except, offset, prev })
       } catch (err) {
         this.#intake.complain(err, name)
         isWhole = false

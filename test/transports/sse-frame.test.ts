@@ -273,9 +273,9 @@ t.test('comments and delays alone end in no empty line, which some clients take 
 t.test('an event without an id is sent without one; a kept one has its cursor, the id of the application comes first', async (t) => {
   const given = toEvent({ data: 'x' }, limits)
   t.equal(sseText(given), 'data: x\n\n')
-  t.equal(sseText(given.at('e-1')), 'id: e-1\ndata: x\n\n')
-  t.equal(sseText(toEvent({ id: 'own', data: 'x' }, limits).at('e-1')), 'id: own\ndata: x\n\n')
-  t.equal(sseText(given.at('e-1').placeless()), 'data: x\n\n')
+  t.equal(sseText(given.at('e', 1)), 'id: e-1\ndata: x\n\n')
+  t.equal(sseText(toEvent({ id: 'own', data: 'x' }, limits).at('e', 1)), 'id: own\ndata: x\n\n')
+  t.equal(sseText(given.at('e', 1).placeless()), 'data: x\n\n')
 })
 
 t.test('what comes from elsewhere with nothing in it can neither end the body nor name the next event', async (t) => {

@@ -84,7 +84,7 @@ t.test('a client reads whatever was sent, in both encodings', async (t) => {
   const events = fc.sample(fc.record({ event: line, id: line, data }, { requiredKeys: ['data'] }), 1_000)
   for (const event of events) {
     const checked = toEvent(event, limits)
-    socket.write(Buffer.concat([wsBare.frame(checked), wsResume.frame(checked.at('e-1'))]))
+    socket.write(Buffer.concat([wsBare.frame(checked), wsResume.frame(checked.at('e', 1))]))
   }
   await until(() => client.messages.length >= events.length * 2 || client.closed !== null)
   t.equal(client.closed, null)
@@ -115,15 +115,15 @@ t.test('bare: a name, an id or an object makes JSON of it, with only an id of th
   t.equal(bare({ event: 'said' }), '{"event":"said","data":""}')
   t.equal(bare({ id: 7, data: 'hi' }), '{"id":"7","data":"hi"}')
   t.equal(bare({ event: 'blob', data: Buffer.from('ab') }), '{"event":"blob","base64":"YWI="}')
-  t.equal(payload(wsBare.frame(toEvent({ data: 'hi' }, limits).at('e-1'))), 'hi', 'a cursor is for those who resume')
-  t.equal(payload(wsBare.frame(toEvent({ data: [1] }, limits).at('e-1'))), '{"data":[1]}')
+  t.equal(payload(wsBare.frame(toEvent({ data: 'hi' }, limits).at('e', 1))), 'hi', 'a cursor is for those who resume')
+  t.equal(payload(wsBare.frame(toEvent({ data: [1] }, limits).at('e', 1))), '{"data":[1]}')
 })
 
 t.test('resume: every event is JSON with the place to come back with', async (t) => {
-  t.strictSame(resume(toEvent('hello', limits).at('e-1')), { id: 'e-1', data: 'hello' })
-  t.strictSame(resume(toEvent({ event: 'said', data: { a: 1 } }, limits).at('e-2')), { id: 'e-2', event: 'said', data: { a: 1 } })
-  t.strictSame(resume(toEvent({ id: 'own', data: 'x' }, limits).at('e-3')), { id: 'own', data: 'x' })
-  t.strictSame(resume(toEvent(new Uint8Array([1, 2, 3]).subarray(1), limits).at('e-4')), { id: 'e-4', base64: 'AgM=' })
+  t.strictSame(resume(toEvent('hello', limits).at('e', 1)), { id: 'e-1', data: 'hello' })
+  t.strictSame(resume(toEvent({ event: 'said', data: { a: 1 } }, limits).at('e', 2)), { id: 'e-2', event: 'said', data: { a: 1 } })
+  t.strictSame(resume(toEvent({ id: 'own', data: 'x' }, limits).at('e', 3)), { id: 'own', data: 'x' })
+  t.strictSame(resume(toEvent(new Uint8Array([1, 2, 3]).subarray(1), limits).at('e', 4)), { id: 'e-4', base64: 'AgM=' })
   t.strictSame(resume(toEvent('not kept', limits)), { data: 'not kept' })
   t.strictSame(resume(toEvent('"\\\n\u2028\uD800', limits)), { data: '"\\\n\u2028\uD800' }, 'text is whole, also what is no character')
 })
