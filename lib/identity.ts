@@ -8,10 +8,12 @@ export interface Identified { readonly user: string | null, readonly expires: nu
 
 const nobody: Identified = Object.freeze({ user: null, expires: 0 })
 
-/** Asks the application who a request is, once. */
+/** Asks the application who a request is, once. Once the server stops it is nobody, as there is no room for anybody: an answer that does not come would keep it open. */
 export class Identities {
   readonly #ask: ((request: FastifyRequest) => Identity | Promise<Identity>) | null
   readonly #known = new WeakMap<FastifyRequest, Identified | Promise<Identified>>()
+  readonly #waiting = new Set<(identified: Identified) => void>()
+  #stopped = false
 
   constructor (ask: ((request: FastifyRequest) => Identity | Promise<Identity>) | null) { this.#ask = ask }
 
@@ -19,11 +21,25 @@ export class Identities {
     if (this.#ask === null) return nobody
     const known = this.#known.get(request)
     if (known !== undefined) return known
+    if (this.#stopped) return nobody
     const said = this.#ask(request) as Identity | PromiseLike<Identity>
-    const identified = isThenable<Identity>(said) ? Promise.resolve(said).then(check) : check(said)
+    const identified = isThenable<Identity>(said) ? this.#wait(said) : check(said)
     this.#known.set(request, identified)
     if (identified instanceof Promise) identified.then((late) => this.#known.set(request, late), () => {})
     return identified
+  }
+
+  #wait (said: PromiseLike<Identity>): Promise<Identified> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.add(resolve)
+      const forget = (): boolean => this.#waiting.delete(resolve)
+      Promise.resolve(said).then(check).then(resolve, reject).then(forget, forget)
+    })
+  }
+
+  stop (): void {
+    this.#stopped = true
+    for (const resolve of this.#waiting) resolve(nobody)
   }
 }
 

@@ -70,6 +70,7 @@ export class Registry implements api.Registry {
     })
     this.#admission = new Admission(options)
     this.#identities = new Identities(options.identify)
+    this.drain.guests.add({ size: 0, close: () => this.#identities.stop(), terminate () {} })
     this.#resume = new Resume(backplane, { counts: this.counts, heartbeat: options.heartbeat, log, get offset () { return node.offset } })
     this.outbox = new Outbox(() => this.#resume.forgetFrames())
     this.clock = new Heartbeat(options.heartbeat, () => this.#connections.values())

@@ -91,3 +91,35 @@ t.test('both transports know the user before the first handler runs', async (t) 
   socket.close()
   await until(() => app.connections.stats().users === 0)
 })
+
+t.test('who is not known when the server stops is turned away at once, and a close does not wait for the answer', async (t) => {
+  let asked = 0
+  const app = await build(t, { fastify: { pluginTimeout: 0 }, connections: { drain: { grace: 3_600_000 }, identify: () => { asked++; return new Promise(() => {}) } } })
+  app.get('/events', { sse: true }, async (_request, reply) => { reply.sse() })
+  app.get('/plain', async (_request, reply) => reply.sse())
+  app.get('/source', async (_request, reply) => reply.sse(['never']))
+  app.get('/ws', { ws: true }, { onMessage () {} })
+  const port = await listen(app)
+  const all = Promise.all(['/events', '/plain', '/source'].map((path) => sseClient(port, path)))
+  const dual = sseClient(port, '/events', { accept: 'application/json, text/event-stream' })
+  const socket = refusalOf(wsClient(port, '/ws'))
+  await until(() => asked === 5)
+  await app.close()
+  for (const client of [...await all, await dual]) {
+    await until(() => client.ended)
+    t.equal(client.response.statusCode, 200, 'an EventSource never comes back after any other')
+    t.match(client.text, /^retry: \d+$/m)
+  }
+  t.match(await socket, { statusCode: 503, body: /FST_ERR_REAL_SHUTTING_DOWN/ })
+})
+
+t.test('nobody is asked any more once the server stops', async (t) => {
+  let asked = 0
+  const identities = new Identities(() => { asked++; return 'ada' })
+  const before = requestOf()
+  identities.of(before)
+  identities.stop()
+  t.strictSame(identities.of(before), { user: 'ada', expires: 0 }, 'what is known stays known')
+  t.strictSame(identities.of(requestOf()), { user: null, expires: 0 })
+  t.equal(asked, 1)
+})
