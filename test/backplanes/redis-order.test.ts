@@ -106,6 +106,31 @@ withRedis(t, () => {
     }
   })
 
+  t.test('what came of a sequence that was lost again before it was known', async (t) => {
+    const world = await World.start(t)
+    const { relay, here, there } = world
+    const cli = createClient({ url: `redis://127.0.0.1:${world.server.port}` })
+    await cli.connect()
+    t.after(() => cli.destroy())
+    const fake = await world.returning(here, ['a'])
+    await world.say(there, 'a')
+    await until(() => heard(fake).length === 1)
+    let ask = (): void => {}
+    const later = new Promise<void>((resolve) => { ask = resolve })
+    relay.before = (_text, subscribes) => subscribes ? undefined : later
+    for (let i = 0; i < 2; i++) {
+      await cli.flushAll()
+      await world.say(there, 'a')
+    }
+    ask()
+    const { data } = await world.say(there, 'a')
+    await until(() => heard(fake).at(-1)?.data === data)
+    t.strictSame(heard(fake), [world.accepted[0], ...world.accepted.slice(2)])
+    t.strictSame(gaps(fake), ['epoch'])
+    await world.say(here, 'a')
+    await until(() => heard(fake).length === 4)
+  })
+
   t.test('who sends while there are no subscriptions waits for what it sent, but not for ever', async (t) => {
     const world = await World.start(t, { audit: 100, timeout: 400 })
     const { relay, here } = world
