@@ -131,6 +131,28 @@ withRedis(t, () => {
     await until(() => heard(fake).length === 4)
   })
 
+  t.test('an answer of the sequence before that comes after the first event of the next', async (t) => {
+    const world = await World.start(t)
+    const { relay, here, there } = world
+    const cli = createClient({ url: `redis://127.0.0.1:${world.server.port}` })
+    await cli.connect()
+    t.after(() => cli.destroy())
+    const fake = await world.returning(here, ['a'])
+    await world.say(there, 'a')
+    await until(() => heard(fake).length === 1)
+    let answer = (): void => {}
+    relay.answers = new Promise<void>((resolve) => { answer = resolve })
+    await connect(here, { bare: false, broadcast: false }).connection.join('b') // its mark has come, not the answer to what sent it
+    await cli.flushAll()
+    await world.say(there, 'a')
+    await until(() => heard(fake).length === 2)
+    answer()
+    await world.say(here, 'a')
+    await until(() => heard(fake).at(-1)?.data === world.accepted.at(-1)?.data)
+    t.strictSame(heard(fake), world.accepted)
+    t.strictSame(gaps(fake), ['epoch'])
+  })
+
   t.test('a room that is being subscribed to when the sequence begins anew is joined when that is acknowledged, and not before', async (t) => {
     const world = await World.start(t)
     const { relay, here, there } = world
