@@ -97,7 +97,7 @@ export class ClusterNode {
     const ref = ++this.#refs
     return new Promise((resolve, reject) => {
       this.#answers.set(ref, { resolve: resolve as never, reject })
-      this.#child.send({ ref, call, args })
+      this.#child.send({ ref, call, args }, (err) => { if (err !== null) reject(err) }) // killed, and not known to be gone yet
     })
   }
 }
