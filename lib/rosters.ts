@@ -72,9 +72,10 @@ export class Rosters {
     if (isEmpty) this.#host.emit('empty', roster.name)
   }
 
-  /** The sequence is another one, and everything of it is delivered. */
+  /** The sequence is another one, and everything of it is delivered where that was acknowledged. */
   reset (): void {
     for (const roster of this.#rosters.values()) {
+      if (roster.last === Infinity) continue // it is still to be acknowledged, in this one
       roster.last = 0
       if (roster.subscribed !== null) roster.subscribed = Promise.resolve(0)
     }

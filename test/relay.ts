@@ -14,6 +14,8 @@ export interface Relay {
   /** What subscribers are sent waits as long as this is no longer null; it is its text. */
   stalled: string | null
   release (): void
+  /** What everybody else is sent waits for it. */
+  answers: Promise<unknown> | null
   /** Connections that want to subscribe are ended as soon as they say so. */
   refusing: boolean
   /** Whoever has subscribed so far hears nothing any more, though the connection stays. */
@@ -45,6 +47,7 @@ export async function relayTo (t: Test, to: number): Promise<Relay> {
       for (const [near, data] of waiting) if (!near.destroyed) near.write(Buffer.concat(data)) // at once
       waiting.clear()
     },
+    answers: null,
     refusing: false,
     pauseSubscribers () { for (const near of subscribers) fars.get(near)?.pause() },
     mute () { for (const near of subscribers) muted.add(near) },
@@ -65,8 +68,14 @@ export async function relayTo (t: Test, to: number): Promise<Relay> {
       const due = new Promise<void>((resolve) => { if (subscribes || relay.delay === 0) resolve(); else setTimeout(resolve, relay.delay) })
       last = last.then(() => due).then(() => relay.before?.(data.toString('latin1'), subscribes)).then(() => { if (!far.destroyed) far.write(data) }) // in its order, also where the delay changes
     })
+    let answered: Promise<unknown> | null = null
     far.on('data', (data) => {
       if (muted.has(near)) return
+      if (!subscribers.has(near) && (relay.answers !== null || answered !== null)) {
+        const before = answered
+        answered = Promise.all([before, relay.answers]).then(() => { if (!near.destroyed) near.write(data) }) // in its order
+        return
+      }
       if (relay.stalled === null || !subscribers.has(near)) return near.write(data)
       relay.stalled += data.toString('latin1')
       waiting.set(near, [...waiting.get(near) ?? [], data])

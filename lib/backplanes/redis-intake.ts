@@ -195,7 +195,8 @@ export class Intake {
     this.holding = this.#isFull = false
     for (const item of waiting) {
       const topic = this.#host.topics.get(item.name)
-      if (topic !== undefined && item.offset <= top) this.#take(topic, item)
+      const isOther = item.offset > 0 && item.epoch !== this.epoch // a sequence that was lost before this one was known
+      if (topic !== undefined && item.offset <= top && !isOther) this.#take(topic, item)
     }
   }
 }

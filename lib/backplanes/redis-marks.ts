@@ -150,19 +150,19 @@ export class Marks {
     this.#wanted = this.#again = false
     try {
       let at = 0
-      do await this.#ask(audited.slice(at, at + CHUNK), mark.token); while ((at += CHUNK) < audited.length)
+      do await this.#ask(audited.slice(at, at + CHUNK), mark); while ((at += CHUNK) < audited.length)
       mark.sent = true
     } catch {
       this.#abandon(mark) // it is tried again with the next tick
     }
   }
 
-  async #ask (topics: Topic[], token: string): Promise<void> {
+  async #ask (topics: Topic[], mark: Mark): Promise<void> {
     const { keys, own, verb, intake } = this.#host
     const [, epoch,, top] = await this.#host.ask(() => {
-      return run(markScript, keys, [intake.epoch, intake.server, intake.top, '', '0', own, verb, token, ...topics.map(({ name }) => name)])
+      return run(markScript, keys, [intake.epoch, intake.server, intake.top, '', '0', own, verb, mark.token, ...topics.map(({ name }) => name)])
     })
-    intake.adopt(String(epoch), Number(top))
+    if (this.#mark === mark) intake.adopt(String(epoch), Number(top)) // else what it says may be over
   }
 
   #abandon (mark: Mark): void {

@@ -1,7 +1,7 @@
 // Members of several rooms get what was lost on the way before what came after it, once, and in the order of the sequence.
 import { createClient } from '@redis/client'
 import t from 'tap'
-import { turn } from '../fake.ts'
+import { connect, turn } from '../fake.ts'
 import { until } from '../helper.ts'
 import { hide, withRedis } from '../redis.ts'
 import { both, gaps, heard, sleep, some, World } from '../redis-world.ts'
@@ -104,6 +104,90 @@ withRedis(t, () => {
         t.strictSame(gaps(fake), new Array(round).fill('epoch'))
       }
     }
+  })
+
+  t.test('what came of a sequence that was lost again before it was known', async (t) => {
+    const world = await World.start(t)
+    const { relay, here, there } = world
+    const cli = createClient({ url: `redis://127.0.0.1:${world.server.port}` })
+    await cli.connect()
+    t.after(() => cli.destroy())
+    const fake = await world.returning(here, ['a'])
+    await world.say(there, 'a')
+    await until(() => heard(fake).length === 1)
+    let ask = (): void => {}
+    const later = new Promise<void>((resolve) => { ask = resolve })
+    relay.before = (_text, subscribes) => subscribes ? undefined : later
+    for (let i = 0; i < 2; i++) {
+      await cli.flushAll()
+      await world.say(there, 'a')
+    }
+    ask()
+    const { data } = await world.say(there, 'a')
+    await until(() => heard(fake).at(-1)?.data === data)
+    t.strictSame(heard(fake), [world.accepted[0], ...world.accepted.slice(2)])
+    t.strictSame(gaps(fake), ['epoch'])
+    await world.say(here, 'a')
+    await until(() => heard(fake).length === 4)
+  })
+
+  t.test('an answer of the sequence before that comes after the first event of the next', async (t) => {
+    const world = await World.start(t)
+    const { relay, here, there } = world
+    const cli = createClient({ url: `redis://127.0.0.1:${world.server.port}` })
+    await cli.connect()
+    t.after(() => cli.destroy())
+    const fake = await world.returning(here, ['a'])
+    await world.say(there, 'a')
+    await until(() => heard(fake).length === 1)
+    let answer = (): void => {}
+    relay.answers = new Promise<void>((resolve) => { answer = resolve })
+    await connect(here, { bare: false, broadcast: false }).connection.join('b') // its mark has come, not the answer to what sent it
+    await cli.flushAll()
+    await world.say(there, 'a')
+    await until(() => heard(fake).length === 2)
+    answer()
+    await world.say(here, 'a')
+    await until(() => heard(fake).at(-1)?.data === world.accepted.at(-1)?.data)
+    t.strictSame(heard(fake), world.accepted)
+    t.strictSame(gaps(fake), ['epoch'])
+  })
+
+  t.test('a room that is being subscribed to when the sequence begins anew is joined when that is acknowledged, and not before', async (t) => {
+    const world = await World.start(t)
+    const { relay, here, there } = world
+    const cli = createClient({ url: `redis://127.0.0.1:${world.server.port}` })
+    await cli.connect()
+    t.after(() => cli.destroy())
+    const watcher = await world.returning(here, ['a'])
+    await world.say(there, 'a')
+    let isAsked = false
+    let subscribe = (): void => {}
+    relay.before = (text, subscribes) => {
+      if (!subscribes || !text.includes('room/b')) return undefined
+      isAsked = true
+      return new Promise<void>((resolve) => { subscribe = resolve })
+    }
+    const first = connect(here, { bare: false, broadcast: false })
+    const isFirstIn = first.connection.join('b')
+    await until(() => isAsked)
+    await cli.flushAll()
+    await world.say(there, 'a')
+    await until(() => gaps(watcher).length === 1)
+    const second = connect(here, { bare: false, broadcast: false })
+    let joined = 0 // how many were accepted before
+    const isSecondIn = second.connection.join(both).then(() => { joined = world.accepted.length })
+    await turn()
+    for (const room of ['b', 'a']) await world.say(there, room)
+    await until(() => heard(watcher).at(-1)?.data === world.accepted.at(-1)?.data)
+    subscribe()
+    await Promise.all([isFirstIn, isSecondIn])
+    for (const room of ['b', 'a']) await world.say(there, room)
+    await until(() => heard(second).at(-1)?.data === world.accepted.at(-1)?.data)
+    const since = world.accepted.slice(joined)
+    t.strictSame(heard(second).slice(-since.length), since, 'all that was sent since it has joined, in its order')
+    t.strictSame(heard(first).at(-1), world.accepted.at(-2))
+    t.strictSame([gaps(first), gaps(second)], [[], []])
   })
 
   t.test('who sends while there are no subscriptions waits for what it sent, but not for ever', async (t) => {

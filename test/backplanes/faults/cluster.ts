@@ -48,6 +48,8 @@ export async function quietPort (): Promise<number> {
 export class ClusterNode {
   readonly relay: Relay
   readonly lines: string[] = []
+  /** Names under which it was told to send. */
+  readonly writers = new Set<string>()
   port = 0
   isGone = false
   readonly #child: ChildProcess
@@ -91,10 +93,11 @@ export class ClusterNode {
 
   call<Name extends keyof Calls> (call: Name, ...args: Parameters<Calls[Name]>): Promise<Awaited<ReturnType<Calls[Name]>>> {
     if (this.isGone) return Promise.reject(new Error('the node is gone'))
+    if (call === 'write' || call === 'send' || call === 'sendWhenReady') this.writers.add(args[0] as string)
     const ref = ++this.#refs
     return new Promise((resolve, reject) => {
       this.#answers.set(ref, { resolve: resolve as never, reject })
-      this.#child.send({ ref, call, args })
+      this.#child.send({ ref, call, args }, (err) => { if (err !== null) reject(err) }) // killed, and not known to be gone yet
     })
   }
 }
@@ -257,7 +260,7 @@ export class Cluster {
     return { missing, dispatched: dispatched.slice(Math.max(0, next - 8), next + 3).map((one) => Object.values(one).join(' ')) }
   }
 
-  verdict (): Verdict { return verdict(this.sent, this.readers) }
+  verdict (): Verdict { return verdict(this.sent, this.readers, this.nodes.flatMap(({ writers }) => [...writers])) }
 
   judge (what: string, { gaps }: Expected): Verdict {
     const t = this.#t

@@ -21,6 +21,20 @@ export function nodeFaults (t: Test, make: Make): void {
     t.ok(all.readers.filter(({ name }) => name.endsWith('node 0')).every(({ visits }) => visits > 1), 'they came back')
   })
 
+  t.test('a node is killed before anything it sent was answered', async (t) => {
+    const broker = await make(t)
+    await broker.start()
+    const all = await cluster(t, { broker: broker.kind, port: broker.port, clients: 1 })
+    const [one, other] = all.nodes as Nodes
+    other.relay.set('both', 'deaf')
+    const sending = other.call('send', 'lone', 'a')
+    await until(() => all.readers.some(({ tokens }) => tokens.length > 0))
+    await Promise.all([t.rejects(sending), other.kill()])
+    await one.call('send', 'left', 'a')
+    await all.settle()
+    all.judge('SIGKILL of a node without an answer', { gaps: 'none' })
+  })
+
   t.test('clients go to a node that lags behind, and back', async (t) => {
     const broker = await make(t)
     await broker.start()

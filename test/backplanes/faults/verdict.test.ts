@@ -70,4 +70,6 @@ t.test('what is of another room, or of nobody, is foreign', async (t) => {
   t.match(verdict(made('1', 'accepted', 'b'), [client('1')]), { lost: [], foreign: ['c w:1'] })
   t.match(verdict([], [client('1')]).foreign, ['c w:1'])
   t.match(verdict(made('1'), [client('12')]).foreign, [], 'its writer may have been killed before it could say')
+  t.match(verdict([], [client('1')], ['w']).foreign, [], 'anything of what it was told to send')
+  t.match(verdict([], [client('1')], ['v']).foreign, ['c w:1'])
 })

@@ -31,10 +31,11 @@ function split (token: string): { writer: string, n: number } {
   return { writer: token.slice(0, at), n: Number(token.slice(at + 1)) }
 }
 
-export function verdict (sent: Iterable<Sent>, clients: readonly Heard[]): Verdict {
+/** `asked` names who was told to send: one that was killed may not have said what became of any of it. */
+export function verdict (sent: Iterable<Sent>, clients: readonly Heard[], asked: Iterable<string> = []): Verdict {
   const all = [...sent]
   const byToken = new Map(all.map((one) => [one.token, one]))
-  const writers = new Set(all.map(({ token }) => split(token).writer))
+  const writers = new Set([...asked, ...all.map(({ token }) => split(token).writer)])
   const count = (answer: Sent['answer']): number => all.filter((one) => one.answer === answer).length
   const found: Verdict = { accepted: count('accepted'), refused: count('refused'), doubt: count('doubt'), dispatched: 0, lost: [], missed: 0, doubled: [], disordered: [], foreign: [], gaps: {} }
   const accepted = new Map<string, Sent[]>() // of each writer and room, in the order they were begun
