@@ -87,7 +87,7 @@ export class Resume {
     ledger.busy = false // no await from here on: who joins now begins anew
     if (!isBehind()) connection.goLive(floor) // else when that is acknowledged
     if (connection.held) return
-    ledger.live(connection.given)
+    ledger.live(connection.position) // of what waits to be written some may be dropped
     if (ledger.isEmpty) this.#ledgers.delete(connection)
   }
 

@@ -170,6 +170,27 @@ t.test('the same where it falls behind with what it was given in the turn in whi
   t.strictSame(given(fake), ['a1', 'a'.repeat(50)])
 })
 
+t.test('nor is that given where the log cannot be read at first, and it falls behind again', async (t) => {
+  const world = await new World().start(t)
+  await world.member('c')
+  const fake = await world.member('a')
+  await world.send('a1')
+  await turn()
+  fake.wire.buffered = 900
+  await world.send('a'.repeat(80), 'c before')
+  await fake.connection.join('c')
+  world.lossy.unreadable.add('room/a')
+  world.isShut = true
+  for (let i = 0; i < 2; i++) await turn()
+  await world.send('a' + 'b'.repeat(80))
+  await world.open()
+  world.lossy.unreadable.clear()
+  fake.wire.buffered = 0
+  for (let i = 0; i < 3; i++) await turn()
+  t.equal(world.one.registry.stats().slow, 2)
+  t.strictSame(given(fake), ['a1', { reason: 'unknown' }, 'a'.repeat(80), 'a' + 'b'.repeat(80)])
+})
+
 t.test('a join that is acknowledged when the sequence has begun anew takes its place in that', async (t) => {
   const world = await new World().start(t)
   const fake = await world.member('a')
