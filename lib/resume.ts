@@ -101,12 +101,11 @@ export class Resume {
       ledger.begin(roster, after, connection.rosters)
       ledger.lack({ roster, after, until: connection.given })
     }
-    for (const { roster, after, until, isDoubtful } of ledger.takeLacking()) {
-      if (resets !== this.#reader.resets) return
-      const topic = new Topic(roster as Roster<Connection>, connection)
-      if (!isDoubtful) await this.#giveUntil(connection, [topic], after, until)
-      else if (!await this.#isNothing(roster.topic, after, until)) connection.tellGap(gapOf('unknown', topic.room))
-    }
+    const lack = ledger.takeLack() // one by one: what is found missing meanwhile may be of the same
+    if (lack === undefined) return
+    const { roster, after, until, isDoubtful } = lack
+    if (!isDoubtful) await this.#giveUntil(connection, [new Topic(roster as Roster<Connection>, connection)], after, until)
+    else if (!await this.#isNothing(roster.topic, after, until)) connection.tellGap(gapOf('unknown', nameOf(roster)))
   }
 
   async #giveUntil (connection: Connection, topics: ReplayTopic[], after: number, until: number): Promise<void> {
@@ -282,7 +281,7 @@ function topicsOf (connection: Connection, ledger: Ledger): ReplayTopic[] {
   return [...rosters].filter((roster) => roster.kept && returning?.late.has(roster) !== true).map((roster) => new Topic(roster, connection, ledger.startOf(roster)))
 }
 
-function nameOf ({ name, isRoom }: Roster<Connection>): string | undefined { return isRoom ? name : undefined }
+function nameOf ({ name, isRoom }: Pick<Roster, 'name' | 'isRoom'>): string | undefined { return isRoom ? name : undefined }
 
 /** An event as `room.history()` and `deliver` show it. */
 export function historyEvent (event: Delivery['event'], cursor: string | undefined): api.HistoryEvent {

@@ -191,6 +191,24 @@ t.test('nor is that given where the log cannot be read at first, and it falls be
   t.strictSame(given(fake), ['a1', { reason: 'unknown' }, 'a'.repeat(80), 'a' + 'b'.repeat(80)])
 })
 
+t.test('what is found missing of a room that is being made up for is given once', async (t) => {
+  const world = await new World().start(t)
+  const fake = await world.member('a', 'b')
+  world.isShut = true
+  const joined = fake.connection.join('c')
+  await world.step()
+  await world.send('c lost', 'a lost', 'b1')
+  world.lossy.find('room/a')
+  await world.step() // it is acknowledged; what was missed of the first is being read
+  world.lossy.find('room/c')
+  await world.open()
+  t.equal(await joined, true)
+  await world.send('c2', 'a2')
+  await turn()
+  t.strictSame(given(fake), ['b1', 'a lost', 'c lost', 'c2', 'a2'])
+  t.equal(world.one.registry.stats().gaps, 0)
+})
+
 t.test('a join that is acknowledged when the sequence has begun anew takes its place in that', async (t) => {
   const world = await new World().start(t)
   const fake = await world.member('a')
