@@ -7,8 +7,14 @@ export interface Span { readonly roster: Roster, readonly after: number, readonl
 /** Of a doubtful one nothing can be given any more: what comes after it was given already, or nobody knows what of it was. */
 export interface Lack extends Span { readonly isDoubtful: boolean }
 
-/** A topic, and the offset from which it is in it; null when that is refused. */
-export interface Joining { readonly roster: Roster, readonly start: Promise<number | null> }
+/** A topic that it is in from an offset on, or from that of the acknowledgement. */
+export interface Joining {
+  readonly roster: Roster
+  readonly offset: number
+  readonly subscribed: Promise<number>
+  /** Up to there it was given what came. */
+  gave: number
+}
 
 /** What a replay gave, or is giving: all of these topics after an offset, up to another. */
 interface Given { readonly topics: readonly ReplayTopic[], readonly after: number, until: number }

@@ -2,6 +2,8 @@ import type * as api from '../types/api.ts'
 import type { Backplane, Delivery, Place } from '../types/backplane.ts'
 import type { Connection } from './connection.ts'
 import { dataOf, parseCursor } from './event.ts'
+import { Joins } from './joins.ts'
+import type { Join } from './joins.ts'
 import { Ledger } from './ledger.ts'
 import { LogReader } from './log-reader.ts'
 import type { LogReaderHost } from './log-reader.ts'
@@ -40,6 +42,7 @@ export class Resume {
   readonly #host: ResumeHost
   readonly #reader: LogReader
   readonly #ledgers = new WeakMap<Connection, Ledger>()
+  readonly #joins = new Joins<Connection>()
 
   constructor (backplane: Backplane, host: ResumeHost) {
     this.#backplane = backplane
@@ -64,6 +67,7 @@ export class Resume {
     const ledger = this.#ledgerOf(connection)
     if (ledger.busy || (connection.kept > 0 && connection.since === Infinity)) return // it is called again when it is acknowledged
     ledger.busy = true
+    this.#note(connection)
     const { returning, hold } = connection
     const isBehind = (): boolean => returning !== null && returning.late.size > 0
     let floor = 0
@@ -94,12 +98,13 @@ export class Resume {
   /** What it joined while it was not live, and what this node was not given. */
   async #settle (connection: Connection, ledger: Ledger): Promise<void> {
     const { resets } = this.#reader
-    for (const { roster, start } of ledger.takeJoining()) {
-      const after = await start
+    for (const { roster, offset, subscribed, gave } of ledger.takeJoining()) {
+      const reached = await subscribed.catch(() => null)
       if (resets !== this.#reader.resets) return
-      if (after === null) continue
+      if (reached === null) continue
+      const after = Math.max(offset, reached)
       ledger.begin(roster, after, connection.rosters)
-      ledger.lack({ roster, after, until: connection.given })
+      ledger.lack({ roster, after: Math.max(after, gave), until: connection.given })
     }
     const lack = ledger.takeLack() // one by one: what is found missing meanwhile may be of the same
     if (lack === undefined) return
@@ -120,33 +125,36 @@ export class Resume {
   }
 
   /** It joins them at this offset, or at that of their acknowledgement. Gives what `joined` is to be told. */
-  joining (connection: Connection, rosters: Array<Roster<Connection>>, offset: number): number {
-    if (!connection.released) this.#join(connection, rosters, offset)
-    return this.#reader.resets
+  joining (connection: Connection, rosters: Array<Roster<Connection>>, offset: number): Join {
+    const join = this.#joins.begin(connection, rosters, offset, this.#reader.resets)
+    if (!connection.released && connection.since !== Infinity) this.#note(connection)
+    return join
   }
 
   /** They are acknowledged, or never will be: nothing after the offset is missed. */
-  joined (connection: Connection, rosters: Array<Roster<Connection>>, reached: number, isAcknowledged: boolean, resets: number): void {
-    const offset = resets === this.#reader.resets ? reached : 0 // it was a place in another sequence; of this one all comes
+  joined (connection: Connection, join: Join, reached: number, isAcknowledged: boolean): void {
+    const { topics } = join
+    this.#joins.end(connection, join)
+    const offset = join.resets === this.#reader.resets ? reached : 0 // it was a place in another sequence; of this one all comes
     const { mode, tail, position, since, returning } = connection
-    const isIn = rosters.some(({ members }) => members.has(connection))
+    const isIn = topics.some(({ roster }) => roster.members.has(connection))
     const isPlaced = since === Infinity || (mode === LIVE && tail.before === null) // else what waits to be written may be dropped
-    if (isIn && !isPlaced && returning === null && offset > position) for (const roster of rosters) this.#ledgerOf(connection).begin(roster, offset, connection.rosters)
+    if (isIn && !isPlaced && returning === null && offset > position) for (const { roster } of topics) this.#ledgerOf(connection).begin(roster, offset, connection.rosters)
     connection.joined(isIn, offset, (from) => this.#reader.ready(from, false))
     if (isIn && !isAcknowledged) connection.tellGap({ reason: 'unknown' })
   }
 
-  #join (connection: Connection, rosters: Array<Roster<Connection>>, offset: number): void {
-    if (rosters.length === 0 || connection.returning !== null || connection.since === Infinity) return
-    const ledger = this.#ledgerOf(connection)
-    for (const roster of rosters) {
-      const start = (roster.subscribed as Promise<number>).then((reached) => Math.max(offset, reached), () => null)
-      ledger.join({ roster, start }, connection.rosters)
-    }
+  /** What it is joining it is in from its acknowledgement on. */
+  #note (connection: Connection): void {
+    if (connection.returning !== null) return
+    for (const topic of this.#joins.of(connection)) this.#ledgerOf(connection).join(topic, connection.rosters)
   }
 
-  /** It is live no longer: what it is joining it is in from its acknowledgement on. */
-  paused (connection: Connection): void { this.#join(connection, connection.rosters.filter(({ kept, last }) => kept && last === Infinity), 0) }
+  /** It is live no longer. */
+  paused (connection: Connection): void {
+    this.#joins.gave(connection)
+    this.#note(connection)
+  }
 
   /** An event of a topic did not reach this node: its members are given it from the log, with one read for all. */
   missed (roster: Roster<Connection>, after: number): void {
@@ -227,6 +235,7 @@ export class Resume {
     const { returning, since } = connection
     this.#reader.resets++
     this.#ledgers.get(connection)?.clear()
+    this.#joins.forget(connection)
     connection.host.outbox.write(connection)
     connection.floor = connection.position = 0
     if (since !== Infinity) connection.since = 0

@@ -1,5 +1,6 @@
 import t from 'tap'
 import { Ledger } from '../lib/ledger.ts'
+import type { Joining } from '../lib/ledger.ts'
 import type { ReplayTopic } from '../lib/replay.ts'
 import { Roster } from '../lib/roster.ts'
 
@@ -85,9 +86,10 @@ t.test('where replays were forgotten nobody can tell what they gave', async (t) 
 t.test('it knows from where on a topic is for the connection', async (t) => {
   const ledger = new Ledger()
   t.equal(ledger.startOf(a), 0)
-  const joining = { roster: a, start: Promise.resolve(5) }
-  ledger.join({ roster: b, start: Promise.resolve(3) }, [b])
-  ledger.join({ roster: a, start: Promise.resolve(4) }, [a])
+  const joiningOf = (roster: Roster, offset: number): Joining => ({ roster, offset, subscribed: Promise.resolve(0), gave: 0 })
+  const joining = joiningOf(a, 5)
+  ledger.join(joiningOf(b, 3), [b])
+  ledger.join(joiningOf(a, 4), [a])
   ledger.join(joining, [a])
   t.strictSame([ledger.isOpen, ledger.isJoining(a), ledger.isJoining(b)], [true, true, false])
   t.strictSame(ledger.takeJoining(), [joining])
