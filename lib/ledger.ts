@@ -7,8 +7,14 @@ export interface Span { readonly roster: Roster, readonly after: number, readonl
 /** Of a doubtful one nothing can be given any more: what comes after it was given already, or nobody knows what of it was. */
 export interface Lack extends Span { readonly isDoubtful: boolean }
 
-/** A topic, and the offset from which it is in it; null when that is refused. */
-export interface Joining { readonly roster: Roster, readonly start: Promise<number | null> }
+/** A topic that it is in from an offset on, or from that of the acknowledgement. */
+export interface Joining {
+  readonly roster: Roster
+  readonly offset: number
+  readonly subscribed: Promise<number>
+  /** Up to there it was given what came. */
+  gave: number
+}
 
 /** What a replay gave, or is giving: all of these topics after an offset, up to another. */
 interface Given { readonly topics: readonly ReplayTopic[], readonly after: number, until: number }
@@ -30,8 +36,7 @@ export class Ledger {
 
   /** It joins a topic while it is not live. Of what it was in before, and is in no more, nothing is remembered. */
   join (joining: Joining, rosters: readonly Roster[]): void {
-    this.#joining = this.#joining.filter(({ roster }) => roster !== joining.roster && rosters.includes(roster))
-    this.#joining.push(joining)
+    this.#joining = [...this.#joining.filter(({ roster }) => roster !== joining.roster), joining].filter(({ roster }) => rosters.includes(roster))
   }
 
   isJoining (roster: Roster): boolean { return this.#joining.some((one) => one.roster === roster) }
@@ -46,7 +51,7 @@ export class Ledger {
   /** What was kept of it up to there is not for it. */
   startOf (roster: Roster): number { return this.#starts.find(([other]) => other === roster)?.[1] ?? 0 }
 
-  /** What replays gave of it is left out. */
+  /** What replays gave of it is left out, and what is lacking already. */
   lack ({ roster, after, until }: Span): void {
     const known = Math.max(after, Math.min(this.#forgotten, until))
     let left: Span[] = [{ roster, after, until: known }, { roster, after: known, until }]
@@ -54,13 +59,15 @@ export class Ledger {
     for (const given of this.#given) {
       const topic = given.topics.find((one) => one.roster.topic === roster.topic)
       if (topic === undefined) continue
-      left = left.flatMap((span) => [{ ...span, until: Math.min(span.until, given.after) }, { ...span, after: Math.max(span.after, given.until) }])
+      left = without(left, given)
       gave = Math.max(gave, topic.gave)
     }
+    for (const lack of this.#lacking) if (lack.roster.topic === roster.topic) left = without(left, lack)
     for (const span of left) if (span.after < span.until) this.#lacking.push({ ...span, isDoubtful: span.after < gave })
   }
 
-  takeLacking (): Lack[] { return this.#lacking.splice(0) }
+  /** The first of it, to be given now. */
+  takeLack (): Lack | undefined { return this.#lacking.shift() }
 
   /** A replay begins; without `until` it gives all that comes until it is over. */
   give (topics: readonly ReplayTopic[], after: number, until = Infinity): void {
@@ -99,4 +106,8 @@ export class Ledger {
     this.#forgotten = 0
     this.#starts = []
   }
+}
+
+function without (spans: Span[], { after, until }: { readonly after: number, readonly until: number }): Span[] {
+  return spans.flatMap((span) => [{ ...span, until: Math.min(span.until, after) }, { ...span, after: Math.max(span.after, until) }])
 }

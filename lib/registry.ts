@@ -238,7 +238,7 @@ export class Registry implements api.Registry {
   async #subscribe (connection: Connection, entered: Entered[]): Promise<boolean> {
     const known = this.#node.offset
     const kept = keptOf(entered)
-    const resets = this.#resume.joining(connection, kept, known)
+    const join = this.#resume.joining(connection, kept, known)
     connection.joining(kept)
     let isAcknowledged = true
     let offset = known
@@ -249,7 +249,7 @@ export class Registry implements api.Registry {
       this.log.error({ err }, 'the backplane did not acknowledge a join')
       for (const { roster, isNew } of entered) if (isNew && roster.isRoom && this.roster(roster.topic) === roster) this.part(connection, roster.name) // else it has joined again since
     }
-    this.#resume.joined(connection, kept, offset, isAcknowledged, resets)
+    this.#resume.joined(connection, join, offset, isAcknowledged)
     return isAcknowledged && connection.open && entered.every(({ roster }) => roster.members.has(connection))
   }
 

@@ -2,6 +2,8 @@ import type * as api from '../types/api.ts'
 import type { Backplane, Delivery, Place } from '../types/backplane.ts'
 import type { Connection } from './connection.ts'
 import { dataOf, parseCursor } from './event.ts'
+import { Joins } from './joins.ts'
+import type { Join } from './joins.ts'
 import { Ledger } from './ledger.ts'
 import { LogReader } from './log-reader.ts'
 import type { LogReaderHost } from './log-reader.ts'
@@ -40,6 +42,7 @@ export class Resume {
   readonly #host: ResumeHost
   readonly #reader: LogReader
   readonly #ledgers = new WeakMap<Connection, Ledger>()
+  readonly #joins = new Joins<Connection>()
 
   constructor (backplane: Backplane, host: ResumeHost) {
     this.#backplane = backplane
@@ -64,6 +67,7 @@ export class Resume {
     const ledger = this.#ledgerOf(connection)
     if (ledger.busy || (connection.kept > 0 && connection.since === Infinity)) return // it is called again when it is acknowledged
     ledger.busy = true
+    this.#note(connection)
     const { returning, hold } = connection
     const isBehind = (): boolean => returning !== null && returning.late.size > 0
     let floor = 0
@@ -87,26 +91,26 @@ export class Resume {
     ledger.busy = false // no await from here on: who joins now begins anew
     if (!isBehind()) connection.goLive(floor) // else when that is acknowledged
     if (connection.held) return
-    ledger.live(connection.given)
+    ledger.live(connection.position) // of what waits to be written some may be dropped
     if (ledger.isEmpty) this.#ledgers.delete(connection)
   }
 
   /** What it joined while it was not live, and what this node was not given. */
   async #settle (connection: Connection, ledger: Ledger): Promise<void> {
     const { resets } = this.#reader
-    for (const { roster, start } of ledger.takeJoining()) {
-      const after = await start
+    for (const { roster, offset, subscribed, gave } of ledger.takeJoining()) {
+      const reached = await subscribed.catch(() => null)
       if (resets !== this.#reader.resets) return
-      if (after === null) continue
+      if (reached === null) continue
+      const after = Math.max(offset, reached)
       ledger.begin(roster, after, connection.rosters)
-      ledger.lack({ roster, after, until: connection.given })
+      ledger.lack({ roster, after: Math.max(after, gave), until: connection.given })
     }
-    for (const { roster, after, until, isDoubtful } of ledger.takeLacking()) {
-      if (resets !== this.#reader.resets) return
-      const topic = new Topic(roster as Roster<Connection>, connection)
-      if (!isDoubtful) await this.#giveUntil(connection, [topic], after, until)
-      else if (!await this.#isNothing(roster.topic, after, until)) connection.tellGap(gapOf('unknown', topic.room))
-    }
+    const lack = ledger.takeLack() // one by one: what is found missing meanwhile may be of the same
+    if (lack === undefined) return
+    const { roster, after, until, isDoubtful } = lack
+    if (!isDoubtful) await this.#giveUntil(connection, [new Topic(roster as Roster<Connection>, connection)], after, until)
+    else if (!await this.#isNothing(roster.topic, after, until)) connection.tellGap(gapOf('unknown', nameOf(roster)))
   }
 
   async #giveUntil (connection: Connection, topics: ReplayTopic[], after: number, until: number): Promise<void> {
@@ -121,33 +125,36 @@ export class Resume {
   }
 
   /** It joins them at this offset, or at that of their acknowledgement. Gives what `joined` is to be told. */
-  joining (connection: Connection, rosters: Array<Roster<Connection>>, offset: number): number {
-    if (!connection.released) this.#join(connection, rosters, offset)
-    return this.#reader.resets
+  joining (connection: Connection, rosters: Array<Roster<Connection>>, offset: number): Join {
+    const join = this.#joins.begin(connection, rosters, offset, this.#reader.resets)
+    if (!connection.released && connection.since !== Infinity) this.#note(connection)
+    return join
   }
 
   /** They are acknowledged, or never will be: nothing after the offset is missed. */
-  joined (connection: Connection, rosters: Array<Roster<Connection>>, reached: number, isAcknowledged: boolean, resets: number): void {
-    const offset = resets === this.#reader.resets ? reached : 0 // it was a place in another sequence; of this one all comes
+  joined (connection: Connection, join: Join, reached: number, isAcknowledged: boolean): void {
+    const { topics } = join
+    this.#joins.end(connection, join)
+    const offset = join.resets === this.#reader.resets ? reached : 0 // it was a place in another sequence; of this one all comes
     const { mode, tail, position, since, returning } = connection
-    const isIn = rosters.some(({ members }) => members.has(connection))
+    const isIn = topics.some(({ roster }) => roster.members.has(connection))
     const isPlaced = since === Infinity || (mode === LIVE && tail.before === null) // else what waits to be written may be dropped
-    if (isIn && !isPlaced && returning === null && offset > position) for (const roster of rosters) this.#ledgerOf(connection).begin(roster, offset, connection.rosters)
+    if (isIn && !isPlaced && returning === null && offset > position) for (const { roster } of topics) this.#ledgerOf(connection).begin(roster, offset, connection.rosters)
     connection.joined(isIn, offset, (from) => this.#reader.ready(from, false))
     if (isIn && !isAcknowledged) connection.tellGap({ reason: 'unknown' })
   }
 
-  #join (connection: Connection, rosters: Array<Roster<Connection>>, offset: number): void {
-    if (rosters.length === 0 || connection.returning !== null || connection.since === Infinity) return
-    const ledger = this.#ledgerOf(connection)
-    for (const roster of rosters) {
-      const start = (roster.subscribed as Promise<number>).then((reached) => Math.max(offset, reached), () => null)
-      ledger.join({ roster, start }, connection.rosters)
-    }
+  /** What it is joining it is in from its acknowledgement on. */
+  #note (connection: Connection): void {
+    if (connection.returning !== null) return
+    for (const topic of this.#joins.of(connection)) this.#ledgerOf(connection).join(topic, connection.rosters)
   }
 
-  /** It is live no longer: what it is joining it is in from its acknowledgement on. */
-  paused (connection: Connection): void { this.#join(connection, connection.rosters.filter(({ kept, last }) => kept && last === Infinity), 0) }
+  /** It is live no longer. */
+  paused (connection: Connection): void {
+    this.#joins.gave(connection)
+    this.#note(connection)
+  }
 
   /** An event of a topic did not reach this node: its members are given it from the log, with one read for all. */
   missed (roster: Roster<Connection>, after: number): void {
@@ -228,6 +235,7 @@ export class Resume {
     const { returning, since } = connection
     this.#reader.resets++
     this.#ledgers.get(connection)?.clear()
+    this.#joins.forget(connection)
     connection.host.outbox.write(connection)
     connection.floor = connection.position = 0
     if (since !== Infinity) connection.since = 0
@@ -282,7 +290,7 @@ function topicsOf (connection: Connection, ledger: Ledger): ReplayTopic[] {
   return [...rosters].filter((roster) => roster.kept && returning?.late.has(roster) !== true).map((roster) => new Topic(roster, connection, ledger.startOf(roster)))
 }
 
-function nameOf ({ name, isRoom }: Roster<Connection>): string | undefined { return isRoom ? name : undefined }
+function nameOf ({ name, isRoom }: Pick<Roster, 'name' | 'isRoom'>): string | undefined { return isRoom ? name : undefined }
 
 /** An event as `room.history()` and `deliver` show it. */
 export function historyEvent (event: Delivery['event'], cursor: string | undefined): api.HistoryEvent {

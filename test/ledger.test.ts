@@ -1,11 +1,16 @@
 import t from 'tap'
 import { Ledger } from '../lib/ledger.ts'
+import type { Joining } from '../lib/ledger.ts'
 import type { ReplayTopic } from '../lib/replay.ts'
 import { Roster } from '../lib/roster.ts'
 
 const roster = (name: string, last = 0): Roster => Object.assign(new Roster(`room/${name}`, name, true), { last })
 const topicOf = (roster: Roster, gave = 0): ReplayTopic => ({ roster, room: roster.name, start: 0, left: false, gave })
-const spans = (ledger: Ledger): unknown[] => ledger.takeLacking().map(({ roster, after, until, isDoubtful }) => isDoubtful ? [roster.name, after, until, 'doubtful'] : [roster.name, after, until])
+const spans = (ledger: Ledger): unknown[] => {
+  const taken: unknown[] = []
+  for (let lack = ledger.takeLack(); lack !== undefined; lack = ledger.takeLack()) taken.push([lack.roster.name, lack.after, lack.until, ...lack.isDoubtful ? ['doubtful'] : []])
+  return taken
+}
 const a = roster('a')
 const b = roster('b')
 
@@ -19,6 +24,15 @@ t.test('what replays gave of a topic is left out, wherever it lies', async (t) =
   t.strictSame(spans(ledger), [['b', 5, 30]])
   for (const [after, until] of [[10, 20], [12, 15], [20, 20], [33, 40]] as const) ledger.lack({ roster: a, after, until })
   t.equal(ledger.isOpen, false)
+})
+
+t.test('what is lacking already is not lacking twice', async (t) => {
+  const ledger = new Ledger()
+  ledger.lack({ roster: a, after: 10, until: 20 })
+  ledger.lack({ roster: b, after: 10, until: 20 })
+  ledger.lack({ roster: a, after: 5, until: 25 })
+  ledger.lack({ roster: a, after: 5, until: 25 })
+  t.strictSame(spans(ledger), [['a', 10, 20], ['b', 10, 20], ['a', 5, 10], ['a', 20, 25]])
 })
 
 t.test('a replay that goes on gives all that comes; one that gave nothing leaves nothing', async (t) => {
@@ -72,9 +86,10 @@ t.test('where replays were forgotten nobody can tell what they gave', async (t) 
 t.test('it knows from where on a topic is for the connection', async (t) => {
   const ledger = new Ledger()
   t.equal(ledger.startOf(a), 0)
-  const joining = { roster: a, start: Promise.resolve(5) }
-  ledger.join({ roster: b, start: Promise.resolve(3) }, [b])
-  ledger.join({ roster: a, start: Promise.resolve(4) }, [a])
+  const joiningOf = (roster: Roster, offset: number): Joining => ({ roster, offset, subscribed: Promise.resolve(0), gave: 0 })
+  const joining = joiningOf(a, 5)
+  ledger.join(joiningOf(b, 3), [b])
+  ledger.join(joiningOf(a, 4), [a])
   ledger.join(joining, [a])
   t.strictSame([ledger.isOpen, ledger.isJoining(a), ledger.isJoining(b)], [true, true, false])
   t.strictSame(ledger.takeJoining(), [joining])

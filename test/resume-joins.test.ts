@@ -170,6 +170,99 @@ t.test('the same where it falls behind with what it was given in the turn in whi
   t.strictSame(given(fake), ['a1', 'a'.repeat(50)])
 })
 
+t.test('nor is that given where the log cannot be read at first, and it falls behind again', async (t) => {
+  const world = await new World().start(t)
+  await world.member('c')
+  const fake = await world.member('a')
+  await world.send('a1')
+  await turn()
+  fake.wire.buffered = 900
+  await world.send('a'.repeat(80), 'c before')
+  await fake.connection.join('c')
+  world.lossy.unreadable.add('room/a')
+  world.isShut = true
+  for (let i = 0; i < 2; i++) await turn()
+  await world.send('a' + 'b'.repeat(80))
+  await world.open()
+  world.lossy.unreadable.clear()
+  fake.wire.buffered = 0
+  for (let i = 0; i < 3; i++) await turn()
+  t.equal(world.one.registry.stats().slow, 2)
+  t.strictSame(given(fake), ['a1', { reason: 'unknown' }, 'a'.repeat(80), 'a' + 'b'.repeat(80)])
+})
+
+t.test('who joins a room that is not acknowledged yet is not given what has come in it by then, though it is held or behind meanwhile; nor twice what it was given', async (t) => {
+  for (const way of ['missed', 'slow', 'missed after', 'slow after']) {
+    const world = await new World().start(t)
+    const fake = await world.member('a')
+    await world.send('a1')
+    world.isShut = true
+    const other = connect(world.one, { bare: false, broadcast: false })
+    void other.connection.join('c')
+    await world.step()
+    await world.send('c before')
+    await turn()
+    const joined = fake.connection.join('c')
+    const isAfter = way.endsWith('after')
+    if (isAfter) await world.send('c after')
+    if (way.startsWith('missed')) {
+      await world.send('a lost')
+      world.lossy.find()
+    } else {
+      if (isAfter) await turn()
+      fake.wire.buffered = 990
+      await world.send('a'.repeat(50))
+      await new Promise((resolve) => setImmediate(resolve))
+      fake.wire.buffered = 0
+    }
+    await turn()
+    await world.send('c meanwhile')
+    await turn()
+    await world.open()
+    t.equal(await joined, true)
+    await world.send('c later')
+    await turn()
+    const meant = ['a1', ...(isAfter ? ['c after'] : []), way.startsWith('missed') ? 'a lost' : 'a'.repeat(50), 'c meanwhile', 'c later']
+    t.strictSame(given(fake), meant, way)
+    t.equal(world.one.registry.stats().slow, way.startsWith('slow') ? 1 : 0)
+  }
+})
+
+t.test('what is found missing of a room that is being made up for is given once', async (t) => {
+  const world = await new World().start(t)
+  const fake = await world.member('a', 'b')
+  world.isShut = true
+  const joined = fake.connection.join('c')
+  await world.step()
+  await world.send('c lost', 'a lost', 'b1')
+  world.lossy.find('room/a')
+  await world.step() // it is acknowledged; what was missed of the first is being read
+  world.lossy.find('room/c')
+  await world.open()
+  t.equal(await joined, true)
+  await world.send('c2', 'a2')
+  await turn()
+  t.strictSame(given(fake), ['b1', 'a lost', 'c lost', 'c2', 'a2'])
+  t.equal(world.one.registry.stats().gaps, 0)
+})
+
+t.test('who could not be subscribed to the broadcast may fall behind, or miss something, as others may', async (t) => {
+  for (const way of ['slow', 'missed']) {
+    const world = await new World().start(t)
+    world.lossy.failing.add('all')
+    const fake = connect(world.one, { bare: false })
+    await turn()
+    await fake.connection.join('a')
+    if (way === 'slow') fake.wire.buffered = 990
+    await world.send(way === 'slow' ? 'a'.repeat(50) : 'a lost', 'a2')
+    await turn()
+    fake.wire.buffered = 0
+    for (let i = 0; i < 3; i++) await turn()
+    t.strictSame(given(fake), [{ reason: 'unknown' }, way === 'slow' ? 'a'.repeat(50) : 'a lost', 'a2'])
+    t.equal(world.one.lines.filter(({ level }) => level === 'error').length, 1, 'that of the subscription')
+  }
+})
+
 t.test('a join that is acknowledged when the sequence has begun anew takes its place in that', async (t) => {
   const world = await new World().start(t)
   const fake = await world.member('a')
