@@ -27,7 +27,7 @@ export class WireSocket extends WebSocket {
       case 'message': wire.received(args[0] as Buffer, args[1] as boolean); break
       case 'pong': wire.missed = 0; break
       case 'error': wire.failed(args[0] as Error); break
-      case 'close': wire.closed(args[0] as number); break
+      case 'close': wire.closed(args[0] as number, args[1] as Buffer); break
       default: return super.emit(name, ...args)
     }
     return true
@@ -115,10 +115,10 @@ export class WsWire implements Wire {
   resume (): void { this.#ws.resume() }
 
   /** A close frame is about to be written: what was sent until now goes out before it. */
-  goodbye (code: number = reasons.client.code, said: string | Buffer = ''): void {
+  goodbye (code?: number, said?: string | Buffer): void {
     this.#outbox?.write(this.#link)
     this.#saidGoodbye = true
-    if (this.#reason === null) queueMicrotask(() => this.#left({ code, reason: said.toString() || reasons.client.reason }))
+    if (this.#reason === null) queueMicrotask(() => this.#left(reasonOf(code, said)))
   }
 
   // FIN without a goodbye: `ws` sends no more, and waits for ever until it has taken what was sent. Not at once: the writer is at work
@@ -158,9 +158,14 @@ export class WsWire implements Wire {
     if (this.#reason === null) this.#link.end(reasons.broken(codes[code] ?? (code.startsWith('WS_ERR_') ? 1002 : 1007)))
   }
 
-  closed (code: number): void {
-    this.#link.closed(this.#reason ?? reasons.lost, code !== reasons.lost.code)
+  closed (code: number, said: Buffer): void {
+    const clean = code !== reasons.lost.code
+    this.#link.closed(this.#reason ?? (clean ? reasonOf(code, said) : reasons.lost), clean) // a goodbye behind what was still being inflated is told here only
   }
+}
+
+function reasonOf (code: number = reasons.client.code, said: string | Buffer = ''): CloseReason {
+  return { code, reason: said.toString() || reasons.client.reason }
 }
 
 // what `ws` closes with; codes that are not its own are of a stream that could not be inflated. RFC 6455, section 7.4.1
