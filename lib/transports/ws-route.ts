@@ -162,6 +162,7 @@ export class WsRoute {
     }, who)
     const inbox = new Inbox(connection, wire, this.#host)
     wire.attach(connection, inbox, this.#registry.outbox)
+    if (this.#registry.options.heartbeat === 0) wire.watch()
     connection.opened()
     inbox.connect()
     this.#registry.outbox.write(connection)

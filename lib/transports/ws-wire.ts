@@ -126,6 +126,11 @@ export class WsWire implements Wire {
     if (this.#reason === null && this.#ws.readyState === WebSocket.CLOSING) queueMicrotask(() => this.#left(reasons.lost)) // else it is cut, and soon closed
   }
 
+  /** Nobody pings it, and so finds out that it has deserted. Not over at once: a close frame may stand behind what is still being inflated. */
+  watch (): void { this.#socket.once('end', () => this.#expire()) }
+
+  #expire (): void { (this.#socket as Partial<Socket>).setTimeout?.(CLOSING, () => this.terminate()) } // it may still take what was sent before
+
   // the other end has said goodbye: it is out of everything, whether it hangs up now or not; unless it has broken the protocol
   #left (reason: CloseReason): void {
     if (this.#reason !== null) return
@@ -139,7 +144,7 @@ export class WsWire implements Wire {
       this.#reason = reason
     }
     this.#ws.resume() // the other end's close frame has to be read
-    ;(this.#socket as Partial<Socket>).setTimeout?.(CLOSING, () => this.terminate()) // it may still take what was sent before
+    this.#expire()
     this.#ws.close(reason.code, reasons.closeText(reason.reason))
   }
 

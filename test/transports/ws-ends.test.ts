@@ -128,6 +128,21 @@ t.test('a client that has sent FIN, said no goodbye and takes nothing is out of 
   t.strictSame(ran, Array.from({ length: 4 }, () => '1006 lost false'))
 })
 
+t.test('so is one that nobody pings nor writes to', async (t) => {
+  const { setTimeout: idle } = Socket.prototype
+  Socket.prototype.setTimeout = function (delay, work) { return idle.call(this, delay === 5_000 ? 300 : delay, work) } // the patience, shortened
+  t.teardown(() => { Socket.prototype.setTimeout = idle })
+  const here = await place(t, { connections: { maxBuffered: 50_000_000, heartbeat: 0 } })
+  const raw = await rawUpgrade(t, here.port, '/x')
+  await until(() => here.app.connections.room('b').size === 1)
+  const connection = here.connection()
+  raw.socket.pause()
+  while (connection.buffered < 10_000_000) connection.send('x'.repeat(1_000_000))
+  await until(() => connection.request.raw.socket.writableLength > 1_000_000)
+  raw.socket.end()
+  await ended(t, here, { code: 1006, reason: 'lost', clean: false })
+})
+
 t.test('a goodbye behind a message that is still being inflated is heard, though its socket is closed by then', async (t) => {
   for (const heartbeat of [0, 15_000]) {
     const heard: number[] = []
