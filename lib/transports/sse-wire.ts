@@ -169,9 +169,14 @@ export class SseWire implements Wire {
   #finish (reason: CloseReason): void {
     if (reason.code === reasons.failed.code) this.#cut()
     else this.#end()
-    if (reason.code === reasons.slow.code) this.#patience = setTimeout(() => this.terminate(), CLOSING).unref()
-    else if (this.#line !== null || !isHttp1(this.#raw)) this.#setTimeout(CLOSING) // not while it takes some of it
-    if (!isHttp1(this.#raw) && reason.code !== reasons.slow.code) this.#watchReset(this.#raw)
+    const line = this.#line
+    if (reason.code === reasons.slow.code) {
+      this.#patience = setTimeout(() => this.terminate(), CLOSING).unref()
+      return
+    }
+    if (line !== null || !isHttp1(this.#raw)) this.#setTimeout(CLOSING) // not while it takes some of it
+    if (!isHttp1(this.#raw)) this.#watchReset(this.#raw)
+    else if (line !== null && line.writableLength > 0) this.#patience = setTimeout(() => line.pause(), CLOSING).unref() // what it sends would pass for a sign that it takes some
   }
 
   // after RST_STREAM without an error, once we have ended it, nothing is sent any more, nothing is told, and node turns its timeout off
@@ -210,7 +215,7 @@ export class SseWire implements Wire {
   }
 
   /** The response is finished: its socket may be used again. */
-  finished (): void { this.#line?.setTimeout(this.#timeout) }
+  finished (): void { this.#line?.setTimeout(this.#timeout).resume() }
 
   /** The socket of HTTP/1 it is sent on, also where that was another's before. */
   get #line (): Socket | null { return isHttp1(this.#raw) && this.#raw.socket instanceof Socket ? this.#raw.socket : null }

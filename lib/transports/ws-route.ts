@@ -28,6 +28,9 @@ type Handler = (this: FastifyInstance, request: FastifyRequest, reply: FastifyRe
 type Done = (err?: Error | null, payload?: unknown) => void
 export type Route = Omit<RouteOptions, 'ws' | 'sse'> & { ws?: unknown, sse?: unknown, websocket?: boolean, wsHandler?: unknown, prefix?: string, routePath?: string }
 
+/** Replies that are to become a WebSocket, unless a hook fails or somebody else answers. */
+const taken = new WeakMap<FastifyReply, Upgrade>()
+
 export function isGet ({ method }: Pick<Route, 'method'>): boolean { return [method].flat().includes('GET') }
 
 export function nameOf ({ method, url }: Pick<Route, 'method' | 'url'>): string { return `${[method].flat().join(', ')} ${url}` }
@@ -43,8 +46,6 @@ export class WsRoute {
   readonly #server: Server<typeof WireSocket>
   readonly #route: Route
   readonly #compiler: unknown
-  /** Replies that are to become a WebSocket, unless a hook fails. */
-  readonly #taken = new WeakMap<FastifyReply, Upgrade>()
   /** What is said in the handshake that is being made. */
   #headers: string[] = []
   #protocol: string | false = false
@@ -104,8 +105,9 @@ export class WsRoute {
     const { user } = await this.#registry.whoIs(request)
     this.#checkRoom(user, request, reply)
     const upgrade = this.#upgrades.take(request.raw)
-    if (upgrade !== undefined) this.#taken.set(reply, upgrade)
-    reply.send() // so that onSend hooks run; our own, the last, makes the handshake
+    if (upgrade !== undefined) taken.set(reply, upgrade)
+    reply.send = sendElse
+    send(reply) // so that onSend hooks run; our own, the last, makes the handshake
     return await new Promise(() => {}) // it hijacks; or another answer is on its way
   }
 
@@ -124,7 +126,7 @@ export class WsRoute {
   }
 
   #onSend (request: FastifyRequest, reply: FastifyReply, payload: unknown, done: Done): void {
-    const upgrade = this.#taken.get(reply)
+    const upgrade = taken.get(reply)
     if (upgrade === undefined) return done(null, payload)
     const who = this.#registry.whoIs(request) as Identified
     const lastEventId = lastEventIdIn(request)
@@ -148,7 +150,7 @@ export class WsRoute {
   }
 
   #onError (request: FastifyRequest, reply: FastifyReply, error: Error, done: () => void): void {
-    this.#taken.delete(reply)
+    taken.delete(reply)
     done()
   }
 
@@ -162,6 +164,7 @@ export class WsRoute {
     }, who)
     const inbox = new Inbox(connection, wire, this.#host)
     wire.attach(connection, inbox, this.#registry.outbox)
+    if (this.#registry.options.heartbeat === 0) wire.watch()
     connection.opened()
     inbox.connect()
     this.#registry.outbox.write(connection)
@@ -191,6 +194,16 @@ function handlersOf (route: Route): WsHandlers<unknown> {
   }
   if (ws !== true && HANDLERS.some((key) => key in ws)) throw new RouteError(name, 'has handlers in ws and as its last argument; one of the two is enough')
   return handler as WsHandlers<unknown>
+}
+
+// an answer that comes while hooks are at work is the one that is sent
+function sendElse (this: FastifyReply, payload?: unknown): FastifyReply {
+  taken.delete(this)
+  return send(this, payload)
+}
+
+function send (reply: FastifyReply, payload?: unknown): FastifyReply {
+  return (Object.getPrototypeOf(reply) as FastifyReply).send.call(reply, payload)
 }
 
 function upgradeRequired (_request: FastifyRequest, reply: FastifyReply): never {

@@ -27,7 +27,7 @@ export class WireSocket extends WebSocket {
       case 'message': wire.received(args[0] as Buffer, args[1] as boolean); break
       case 'pong': wire.missed = 0; break
       case 'error': wire.failed(args[0] as Error); break
-      case 'close': wire.closed(args[0] as number); break
+      case 'close': wire.closed(args[0] as number, args[1] as Buffer); break
       default: return super.emit(name, ...args)
     }
     return true
@@ -115,16 +115,21 @@ export class WsWire implements Wire {
   resume (): void { this.#ws.resume() }
 
   /** A close frame is about to be written: what was sent until now goes out before it. */
-  goodbye (code: number = reasons.client.code, said: string | Buffer = ''): void {
+  goodbye (code?: number, said?: string | Buffer): void {
     this.#outbox?.write(this.#link)
     this.#saidGoodbye = true
-    if (this.#reason === null) queueMicrotask(() => this.#left({ code, reason: said.toString() || reasons.client.reason }))
+    if (this.#reason === null) queueMicrotask(() => this.#left(reasonOf(code, said)))
   }
 
   // FIN without a goodbye: `ws` sends no more, and waits for ever until it has taken what was sent. Not at once: the writer is at work
   #deserted (): void {
     if (this.#reason === null && this.#ws.readyState === WebSocket.CLOSING) queueMicrotask(() => this.#left(reasons.lost)) // else it is cut, and soon closed
   }
+
+  /** Nobody pings it, and so finds out that it has deserted. Not over at once: a close frame may stand behind what is still being inflated. */
+  watch (): void { this.#socket.once('end', () => this.#expire()) }
+
+  #expire (): void { (this.#socket as Partial<Socket>).setTimeout?.(CLOSING, () => this.terminate()) } // it may still take what was sent before
 
   // the other end has said goodbye: it is out of everything, whether it hangs up now or not; unless it has broken the protocol
   #left (reason: CloseReason): void {
@@ -139,7 +144,7 @@ export class WsWire implements Wire {
       this.#reason = reason
     }
     this.#ws.resume() // the other end's close frame has to be read
-    ;(this.#socket as Partial<Socket>).setTimeout?.(CLOSING, () => this.terminate()) // it may still take what was sent before
+    this.#expire()
     this.#ws.close(reason.code, reasons.closeText(reason.reason))
   }
 
@@ -158,9 +163,14 @@ export class WsWire implements Wire {
     if (this.#reason === null) this.#link.end(reasons.broken(codes[code] ?? (code.startsWith('WS_ERR_') ? 1002 : 1007)))
   }
 
-  closed (code: number): void {
-    this.#link.closed(this.#reason ?? reasons.lost, code !== reasons.lost.code)
+  closed (code: number, said: Buffer): void {
+    const clean = code !== reasons.lost.code
+    this.#link.closed(this.#reason ?? (clean ? reasonOf(code, said) : reasons.lost), clean) // a goodbye behind what was still being inflated is told here only
   }
+}
+
+function reasonOf (code: number = reasons.client.code, said: string | Buffer = ''): CloseReason {
+  return { code, reason: said.toString() || reasons.client.reason }
 }
 
 // what `ws` closes with; codes that are not its own are of a stream that could not be inflated. RFC 6455, section 7.4.1

@@ -486,6 +486,39 @@ t.test('a pipelined stream whose reader takes nothing any more is cut, too', asy
   t.match(ends.at(-1), { reason: 'done', clean: true })
 })
 
+t.test('who sends, and takes nothing, is given up as well; who takes it is heard again after that', async (t) => {
+  shortenPatience(t)
+  const app = await build(t, { connections: { maxBuffered: 40_000_000 } })
+  const ends: Disconnect[] = []
+  app.connections.on('disconnect', (_connection, end) => { ends.push(end) })
+  app.addContentTypeParser('text/own', (_request, _body, done) => { done(null) }) // nobody reads it
+  app.get('/before', async () => 'before')
+  app.route({ method: ['GET', 'POST'], url: '/x', sse: { broadcast: false }, async handler (_request, reply) { const connection = reply.sse(); for (let i = 0; i < 300; i++) connection.send('x'.repeat(100_000)); connection.close() } })
+  const port = await listen(app)
+  const requests = [
+    get('/x', { 'content-length': '1000000' }),
+    get('/x', { 'content-type': 'text/own', 'content-length': '1000000' }).replace('GET', 'POST'),
+    `${get('/x')}GET / HTTP/1.1\r\nx: `,
+    `${get('/before')}${get('/x')}GET / HTTP/1.1\r\nx: `
+  ]
+  for (const request of requests) {
+    const client = await rawClient(t, port, request)
+    client.socket.pause()
+    const sending = setInterval(() => client.socket.write('x'), 20)
+    t.teardown(() => clearInterval(sending))
+  }
+  await until(() => ends.length === requests.length)
+  t.strictSame(ends.map(({ reason, clean }) => `${reason} ${clean}`), requests.map(() => 'closed false'))
+  const reader = await rawClient(t, port, get('/x'))
+  reader.socket.pause()
+  await until(() => [...app.connections].length === 0)
+  reader.socket.write(get('/before'))
+  reader.socket.resume()
+  await reader.wait('\r\n0\r\n\r\nHTTP/1.1 200')
+  await reader.wait('before')
+  t.match(ends.at(-1), { reason: 'closed', clean: true })
+})
+
 t.test('a reader who was found too slow is not waited for', async (t) => {
   shortenPatience(t)
   const app = await build(t, { connections: { maxBuffered: 8_000_000, history: false } })

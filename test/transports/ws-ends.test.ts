@@ -1,4 +1,5 @@
 import { Socket } from 'node:net'
+import { constants, deflateRawSync } from 'node:zlib'
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import type { Test } from 'tap'
@@ -125,6 +126,34 @@ t.test('a client that has sent FIN, said no goodbye and takes nothing is out of 
   }))
   await until(() => ran.length === 4)
   t.strictSame(ran, Array.from({ length: 4 }, () => '1006 lost false'))
+})
+
+t.test('so is one that nobody pings nor writes to', async (t) => {
+  const { setTimeout: idle } = Socket.prototype
+  Socket.prototype.setTimeout = function (delay, work) { return idle.call(this, delay === 5_000 ? 300 : delay, work) } // the patience, shortened
+  t.teardown(() => { Socket.prototype.setTimeout = idle })
+  const here = await place(t, { connections: { maxBuffered: 50_000_000, heartbeat: 0 } })
+  const raw = await rawUpgrade(t, here.port, '/x')
+  await until(() => here.app.connections.room('b').size === 1)
+  const connection = here.connection()
+  raw.socket.pause()
+  while (connection.buffered < 10_000_000) connection.send('x'.repeat(1_000_000))
+  await until(() => connection.request.raw.socket.writableLength > 1_000_000)
+  raw.socket.end()
+  await ended(t, here, { code: 1006, reason: 'lost', clean: false })
+})
+
+t.test('a goodbye behind a message that is still being inflated is heard, though its socket is closed by then', async (t) => {
+  for (const heartbeat of [0, 15_000]) {
+    const heard: number[] = []
+    const here = await place(t, { connections: { heartbeat }, ws: { compression: true, maxPayload: 50_000_000 } }, { onMessage (_connection, message) { heard.push(message.length) } })
+    const raw = await rawUpgrade(t, here.port, '/x', { headers: { 'sec-websocket-extensions': 'permessage-deflate; client_no_context_takeover' } })
+    await until(() => here.app.connections.room('b').size === 1)
+    const deflated = deflateRawSync('x'.repeat(20_000_000), { finishFlush: constants.Z_SYNC_FLUSH }).subarray(0, -4)
+    raw.socket.end(Buffer.concat([frame(1, deflated, { rsv: 4 }), closeFrame(4000, 'enough')]))
+    await ended(t, here, { code: 4000, reason: 'enough', clean: true })
+    t.strictSame(heard, [20_000_000])
+  }
 })
 
 t.test('what is written to a socket that is cut, and whoever waits for it, waits for its close', async (t) => {

@@ -7,7 +7,7 @@ import { request } from 'node:http'
 import type { IncomingMessage } from 'node:http'
 import t from 'tap'
 import type { WsOptions } from '../../lib/index.ts'
-import { build, listen, until, wsClient } from '../helper.ts'
+import { build, listen, refusalOf, until, wsClient } from '../helper.ts'
 import type { Refusal } from '../helper.ts'
 import { logs } from '../logs.ts'
 import { frame, KEY, Raw, rawUpgrade, upgradeText } from '../raw-ws.ts'
@@ -60,6 +60,20 @@ t.test('an onSend hook that makes an answer of everything does not keep a WebSoc
   app.addHook('onSend', async (_request, _reply, payload) => payload ?? '{}')
   app.ws('/x', { onConnect (connection) { connection.send('hi') } })
   t.equal(await (await wsClient(await listen(app), '/x')).wait(1), 'hi')
+})
+
+t.test('an answer that comes while the handshake is on its way through the hooks is the one that is sent', async (t) => {
+  const app = await build(t)
+  const passed: unknown[] = []
+  app.addHook('onSend', async (_request, reply, payload) => {
+    if (payload !== 'busy') reply.code(503).send('busy')
+    await until(() => payload === 'busy' || passed.length === 1)
+    passed.push(payload)
+  })
+  app.ws('/x', {})
+  t.match(await refusalOf(wsClient(await listen(app), '/x')), { statusCode: 503, body: 'busy' })
+  await until(() => passed.length === 2)
+  t.equal(app.connections.size, 0)
 })
 
 t.test('a header that HTTP does not allow is refused, and cannot add another', async (t) => {
