@@ -176,7 +176,13 @@ export class SseWire implements Wire {
     }
     if (line !== null || !isHttp1(this.#raw)) this.#setTimeout(CLOSING) // not while it takes some of it
     if (!isHttp1(this.#raw)) this.#watchReset(this.#raw)
-    else if (line !== null && line.writableLength > 0) this.#patience = setTimeout(() => line.pause(), CLOSING).unref() // what it sends would pass for a sign that it takes some
+    else if (line !== null && line.writableLength > 0) this.#patience = setTimeout(() => this.#deafen(line), CLOSING).unref()
+  }
+
+  // what it sends would pass for a sign that it takes some
+  #deafen (line: Socket): void {
+    line.pause()
+    this.#raw.once('finish', () => line.resume())
   }
 
   // after RST_STREAM without an error, once we have ended it, nothing is sent any more, nothing is told, and node turns its timeout off
@@ -215,7 +221,7 @@ export class SseWire implements Wire {
   }
 
   /** The response is finished: its socket may be used again. */
-  finished (): void { this.#line?.setTimeout(this.#timeout).resume() }
+  finished (): void { this.#line?.setTimeout(this.#timeout) }
 
   /** The socket of HTTP/1 it is sent on, also where that was another's before. */
   get #line (): Socket | null { return isHttp1(this.#raw) && this.#raw.socket instanceof Socket ? this.#raw.socket : null }
