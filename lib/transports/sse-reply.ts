@@ -6,6 +6,7 @@ import { TooManyOfUserError } from '../errors.ts'
 import type { Identified } from '../identity.ts'
 import type { SseSettings } from '../options.ts'
 import type { Registry } from '../registry.ts'
+import { send } from '../reply.ts'
 import { discard, Feed, isAbort } from '../source.ts'
 import { HEAD, hasBody, headOf, jitter, lastEventIdOf, negotiate, serializerOf, setHead, turnAway, unsetHead } from './sse-head.ts'
 import { SseWire } from './sse-wire.ts'
@@ -277,8 +278,4 @@ export function sendElse (this: FastifyReply, payload?: unknown): FastifyReply {
 function thenElse (this: FastifyReply, ...callbacks: Parameters<FastifyReply['then']>): void {
   streamOf(this)?.returned()
   ;(Object.getPrototypeOf(this) as FastifyReply).then.apply(this, callbacks)
-}
-
-function send (reply: FastifyReply, payload: unknown): FastifyReply {
-  return (Object.getPrototypeOf(reply) as FastifyReply).send.call(reply, payload)
 }

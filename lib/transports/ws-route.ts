@@ -12,6 +12,7 @@ import { checkWs } from '../options.ts'
 import type { WsSettings } from '../options.ts'
 import { isAllowedOrigin, isSameOrigin } from '../origin.ts'
 import type { Registry } from '../registry.ts'
+import { send } from '../reply.ts'
 import { Inbox } from './ws-inbox.ts'
 import type { InboxHost } from './ws-inbox.ts'
 import { negotiate } from './ws-offer.ts'
@@ -200,10 +201,6 @@ function handlersOf (route: Route): WsHandlers<unknown> {
 function sendElse (this: FastifyReply, payload?: unknown): FastifyReply {
   taken.delete(this)
   return send(this, payload)
-}
-
-function send (reply: FastifyReply, payload?: unknown): FastifyReply {
-  return (Object.getPrototypeOf(reply) as FastifyReply).send.call(reply, payload)
 }
 
 function upgradeRequired (_request: FastifyRequest, reply: FastifyReply): never {

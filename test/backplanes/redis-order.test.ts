@@ -1,11 +1,20 @@
 // Members of several rooms get what was lost on the way before what came after it, once, and in the order of the sequence.
 import { createClient } from '@redis/client'
 import t from 'tap'
+import type { Test } from 'tap'
 import { connect, turn } from '../fake.ts'
 import { until } from '../helper.ts'
 import { hide, withRedis } from '../redis.ts'
 import { both, gaps, heard, sleep, some, World } from '../redis-world.ts'
 import type { Member } from '../redis-world.ts'
+
+/** A client of Redis itself, past the relay. */
+async function broker (t: Test, { server }: World): Promise<{ flushAll (): Promise<unknown> }> {
+  const cli = createClient({ url: `redis://127.0.0.1:${server.port}` })
+  await cli.connect()
+  t.after(() => cli.destroy())
+  return cli
+}
 
 withRedis(t, () => {
   for (const [name, options] of Object.entries({ 'all that comes waits': {}, 'more comes than may wait': { maxHeld: 1_000 } })) {
@@ -84,9 +93,7 @@ withRedis(t, () => {
   t.test('another sequence, while what was lost of the one before is not known', async (t) => {
     const world = await World.start(t, { audit: 200 })
     const { relay, here, there } = world
-    const cli = createClient({ url: `redis://127.0.0.1:${world.server.port}` })
-    await cli.connect()
-    t.after(() => cli.destroy())
+    const cli = await broker(t, world)
     const fakes = [(await world.member(here, both)).fake, (await world.member(here, ['a'])).fake] as const
     for (let round = 1; round <= 3; round++) {
       for (const room of both) await world.say(there, room)
@@ -109,9 +116,7 @@ withRedis(t, () => {
   t.test('what came of a sequence that was lost again before it was known', async (t) => {
     const world = await World.start(t)
     const { relay, here, there } = world
-    const cli = createClient({ url: `redis://127.0.0.1:${world.server.port}` })
-    await cli.connect()
-    t.after(() => cli.destroy())
+    const cli = await broker(t, world)
     const fake = await world.returning(here, ['a'])
     await world.say(there, 'a')
     await until(() => heard(fake).length === 1)
@@ -134,9 +139,7 @@ withRedis(t, () => {
   t.test('an answer of the sequence before that comes after the first event of the next', async (t) => {
     const world = await World.start(t)
     const { relay, here, there } = world
-    const cli = createClient({ url: `redis://127.0.0.1:${world.server.port}` })
-    await cli.connect()
-    t.after(() => cli.destroy())
+    const cli = await broker(t, world)
     const fake = await world.returning(here, ['a'])
     await world.say(there, 'a')
     await until(() => heard(fake).length === 1)
@@ -156,9 +159,7 @@ withRedis(t, () => {
   t.test('a room that is being subscribed to when the sequence begins anew is joined when that is acknowledged, and not before', async (t) => {
     const world = await World.start(t)
     const { relay, here, there } = world
-    const cli = createClient({ url: `redis://127.0.0.1:${world.server.port}` })
-    await cli.connect()
-    t.after(() => cli.destroy())
+    const cli = await broker(t, world)
     const watcher = await world.returning(here, ['a'])
     await world.say(there, 'a')
     let isAsked = false
