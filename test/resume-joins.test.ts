@@ -154,15 +154,21 @@ t.test('who joins a room while its reader is behind is not given what was there 
   t.strictSame(given(fake), ['a'.repeat(50), 'c after', 'a'.repeat(51)], 'nor later')
 })
 
-t.test('the same where it falls behind with what it was given in the turn in which it joined', async (t) => {
+/** Somebody in room `a` whose reader is behind is given so many bytes more, and joins room `c` in the same turn. */
+async function joinedBehind (t: Test, buffered: number, bytes: number): Promise<{ world: World, fake: Awaited<ReturnType<World['member']>> }> {
   const world = await new World().start(t)
   await world.member('c')
   const fake = await world.member('a')
   await world.send('a1')
   await turn()
-  fake.wire.buffered = 990
-  await world.send('a'.repeat(50), 'c before')
+  fake.wire.buffered = buffered
+  await world.send('a'.repeat(bytes), 'c before')
   await fake.connection.join('c')
+  return { world, fake }
+}
+
+t.test('the same where it falls behind with what it was given in the turn in which it joined', async (t) => {
+  const { world, fake } = await joinedBehind(t, 990, 50)
   await new Promise((resolve) => setImmediate(resolve))
   fake.wire.buffered = 0
   for (let i = 0; i < 3; i++) await turn()
@@ -171,14 +177,7 @@ t.test('the same where it falls behind with what it was given in the turn in whi
 })
 
 t.test('nor is that given where the log cannot be read at first, and it falls behind again', async (t) => {
-  const world = await new World().start(t)
-  await world.member('c')
-  const fake = await world.member('a')
-  await world.send('a1')
-  await turn()
-  fake.wire.buffered = 900
-  await world.send('a'.repeat(80), 'c before')
-  await fake.connection.join('c')
+  const { world, fake } = await joinedBehind(t, 900, 80)
   world.lossy.unreadable.add('room/a')
   world.isShut = true
   for (let i = 0; i < 2; i++) await turn()

@@ -16,6 +16,16 @@ async function broker (t: Test, { server }: World): Promise<{ flushAll (): Promi
   return cli
 }
 
+/** Two nodes; on the first somebody in room `a`, who has heard one event of the second. */
+async function pair (t: Test): Promise<{ world: World, cli: Awaited<ReturnType<typeof broker>>, fake: Awaited<ReturnType<World['returning']>> }> {
+  const world = await World.start(t)
+  const cli = await broker(t, world)
+  const fake = await world.returning(world.here, ['a'])
+  await world.say(world.there, 'a')
+  await until(() => heard(fake).length === 1)
+  return { world, cli, fake }
+}
+
 withRedis(t, () => {
   for (const [name, options] of Object.entries({ 'all that comes waits': {}, 'more comes than may wait': { maxHeld: 1_000 } })) {
     t.test(`however often the subscriptions are lost, also where ${name}`, async (t) => {
@@ -114,12 +124,8 @@ withRedis(t, () => {
   })
 
   t.test('what came of a sequence that was lost again before it was known', async (t) => {
-    const world = await World.start(t)
+    const { world, cli, fake } = await pair(t)
     const { relay, here, there } = world
-    const cli = await broker(t, world)
-    const fake = await world.returning(here, ['a'])
-    await world.say(there, 'a')
-    await until(() => heard(fake).length === 1)
     let ask = (): void => {}
     const later = new Promise<void>((resolve) => { ask = resolve })
     relay.before = (_text, subscribes) => subscribes ? undefined : later
@@ -137,12 +143,8 @@ withRedis(t, () => {
   })
 
   t.test('an answer of the sequence before that comes after the first event of the next', async (t) => {
-    const world = await World.start(t)
+    const { world, cli, fake } = await pair(t)
     const { relay, here, there } = world
-    const cli = await broker(t, world)
-    const fake = await world.returning(here, ['a'])
-    await world.say(there, 'a')
-    await until(() => heard(fake).length === 1)
     let answer = (): void => {}
     relay.answers = new Promise<void>((resolve) => { answer = resolve })
     await connect(here, { bare: false, broadcast: false }).connection.join('b') // its mark has come, not the answer to what sent it
@@ -157,11 +159,8 @@ withRedis(t, () => {
   })
 
   t.test('a room that is being subscribed to when the sequence begins anew is joined when that is acknowledged, and not before', async (t) => {
-    const world = await World.start(t)
+    const { world, cli, fake: watcher } = await pair(t)
     const { relay, here, there } = world
-    const cli = await broker(t, world)
-    const watcher = await world.returning(here, ['a'])
-    await world.say(there, 'a')
     let isAsked = false
     let subscribe = (): void => {}
     relay.before = (text, subscribes) => {
