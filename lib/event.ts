@@ -1,3 +1,4 @@
+import { Buffer } from 'node:buffer' // the global one is a getter, asked each time
 import type { Prepared, Sendable } from '../types/api.ts'
 import type { RealEvent } from '../types/transport.ts'
 import { kindOf } from './arguments.ts'
@@ -23,16 +24,24 @@ export class CheckedEvent implements RealEvent {
   id: string | undefined = undefined
   retry: number | undefined = undefined
   comment: string | undefined = undefined
-  /** Bytes of the data. */
-  size = 0
   /** Where it stands in the sequence, once it is kept; 0 before. */
   offset = 0
   /** Identity of the sequence. */
   epoch = ''
+  #size = -1
   #framed: Framed | null = null
 
   /** Something a client dispatches; what is not is never kept. */
   get hasData (): boolean { return this.text !== undefined || this.bytes !== undefined }
+
+  /** Bytes of the data; counted when somebody asks, as for what a source gives nobody does. */
+  get size (): number {
+    if (this.#size === -1) this.#size = this.text === undefined ? this.bytes?.byteLength ?? 0 : Buffer.byteLength(this.text)
+    return this.#size
+  }
+
+  /** No more bytes than `limit`. No character needs more than three, so mostly none are counted. */
+  fits (limit: number): boolean { return (this.text !== undefined && this.text.length * 3 <= limit) || this.size <= limit }
 
   /** Not a field: as long as it is kept, it would weigh 80 bytes more. */
   get cursor (): string | undefined { return this.offset === 0 ? undefined : formatCursor(this.epoch, this.offset) }
@@ -60,7 +69,7 @@ export class CheckedEvent implements RealEvent {
     copy.id = id
     copy.retry = this.retry
     copy.comment = this.comment
-    copy.size = this.size
+    copy.#size = this.#size
     return copy
   }
 }
@@ -80,7 +89,7 @@ export function event (fields: Sendable): Prepared {
 export function toEvent (given: Sendable | CheckedEvent, checks: Checks): CheckedEvent {
   if (given instanceof CheckedEvent) return given
   if (given instanceof PreparedEvent) {
-    if (given.checked.size > checks.maxBytes) throw new TooLargeError(given.checked.size, checks.maxBytes)
+    if (!given.checked.fits(checks.maxBytes)) throw new TooLargeError(given.checked.size, checks.maxBytes)
     return given.checked
   }
   const checked = new CheckedEvent()
@@ -114,7 +123,6 @@ export function toEvent (given: Sendable | CheckedEvent, checks: Checks): Checke
 function setData (checked: CheckedEvent, data: unknown, { maxBytes, serialize }: Checks): void {
   if (data instanceof Uint8Array) {
     checked.bytes = Uint8Array.prototype.slice.call(data) // the caller's buffer may be used again
-    checked.size = data.byteLength
   } else {
     if (typeof data === 'string' && serialize === undefined) {
       checked.text = data
@@ -122,9 +130,8 @@ function setData (checked: CheckedEvent, data: unknown, { maxBytes, serialize }:
       checked.text = toJson(data, serialize)
       checked.json = true
     }
-    checked.size = Buffer.byteLength(checked.text)
   }
-  if (checked.size > maxBytes) throw new TooLargeError(checked.size, maxBytes)
+  if (!checked.fits(maxBytes)) throw new TooLargeError(checked.size, maxBytes)
 }
 
 function toJson (data: unknown, serialize: Checks['serialize']): string {

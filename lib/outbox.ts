@@ -1,3 +1,4 @@
+import { Buffer } from 'node:buffer'
 import type { Encoding } from '../types/transport.ts'
 import type { CheckedEvent } from './event.ts'
 import type { Framed } from './frame.ts'
@@ -18,8 +19,9 @@ export class Link {
   readonly framed: Framed | null
   readonly encoding: Encoding
   frame: Uint8Array
-  /** Bytes and events from the root to here. */
+  /** Bytes from the root to here; of text, as long as more may follow, characters. */
   size: number
+  /** Events. */
   count: number
   /** Offset of the last kept event. */
   readonly offset: number
@@ -48,19 +50,27 @@ export class Link {
     return (this.next = new Link(this, framed, this.encoding))
   }
 
-  /** An event of a source; null where it needs more bytes than there is room. Making bytes of each by itself would cost more than making the event. */
+  /** An event of a source; null where all there is needs more than `room` bytes. Making bytes of each by itself would cost more than making the event. */
   add (event: CheckedEvent, room: number): Link | null {
     const { encoding } = this
-    if (encoding.text === undefined || encoding.pack === undefined) return event.framed.frame(encoding).length > room ? null : this.step(event.framed)
+    if (encoding.text === undefined || encoding.pack === undefined) return this.size + event.framed.frame(encoding).length > room ? null : this.step(event.framed)
     const text = encoding.text(event)
-    const size = text.length + (event.text === undefined ? 0 : event.size - event.text.length) // all else is ASCII, as a rule; settled it is exact
-    if (size + FRAMING > room) return null
+    if (!this.#fits(text, room)) return null
     const link = this.text === null ? new Link(this, null, encoding) : this
     link.text = link.text === null ? text : link.text + text
-    link.size += size
+    link.size += text.length
     link.count++
     return link
   }
+
+  // no character needs more than three bytes: mostly there is room for that, and they are not counted
+  #fits (text: string, room: number): boolean {
+    if (3 * (this.size + text.length) + FRAMING <= room) return true
+    return this.bytes + Buffer.byteLength(text) + FRAMING <= room
+  }
+
+  /** Bytes from the root to here, but for what frames text of a source. */
+  get bytes (): number { return this.text === null ? this.size : (this.before as Link).size + Buffer.byteLength(this.text) }
 
   /** No more text follows. */
   settle (): void {

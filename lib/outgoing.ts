@@ -66,7 +66,7 @@ export abstract class Outgoing implements Outlet {
   get released (): boolean { return this.mode === LIVE || this.mode === CLOSED }
   /** Offset of the last kept event it was given, written or not. */
   get given (): number { return Math.max(this.position, this.tail.offset) }
-  get buffered (): number { return this.wire.buffered + this.tail.size }
+  get buffered (): number { return this.wire.buffered + this.tail.bytes }
   get limit (): number { return this.host.options.maxBuffered }
 
   send (given: api.Sendable): boolean {
@@ -79,16 +79,16 @@ export abstract class Outgoing implements Outlet {
     return takes
   }
 
-  /** An event of a source: its text joins that of those before it in this turn, where nothing stands between them. */
+  /** An event of a source: its text joins that of those before it in this turn, where nothing stands between them. How much waits, as `Link.size`. */
   give (event: CheckedEvent): number {
     this.#checkId(event)
     if (this.mode !== LIVE) return -1
-    const { buffered, tail, tail: { size } } = this // more of a source's text makes its link longer
-    const link = tail.add(event, buffered === 0 ? Infinity : this.limit - buffered)
+    const { tail, wire: { buffered } } = this
+    const link = tail.add(event, buffered + tail.size === 0 ? Infinity : this.limit - buffered)
     if (link === null) return -1
     if (tail.before === null) this.host.outbox.wait(this)
     this.tail = link
-    return buffered - size + link.size
+    return buffered + link.size
   }
 
   #checkId ({ id }: CheckedEvent): void { if (id !== undefined && this.kept > 0 && !this.wire.bare) throw new DirectIdError() }

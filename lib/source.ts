@@ -121,25 +121,30 @@ export class Feed {
   async #send (): Promise<void> {
     const sink = this.#sink
     try {
-      let event = await this.first
-      while (event !== null && sink.open) {
-        const full = this.#give(event)
-        if (full !== null) await full
-        let result: IteratorResult<unknown>
-        try {
-          result = await this.#ask()
-        } catch (err) { // the source's own: it has ended
-          this.#rest()
-          throw err
-        }
-        const next = this.#eventOf(result)
-        event = next instanceof Promise ? await next : next
-      }
+      await this.#relay(sink, await this.first)
     } catch (err) {
       if (sink.open) throw err
       if (!isAbort(err)) this.#warn({ err }, LATE)
     } finally {
       sink.signal.removeEventListener('abort', this.#onAbort)
+    }
+  }
+
+  // nothing in it is done once for a source: of that the optimizing compiler knows nothing yet when it compiles, and would have to do it again
+  async #relay (sink: Sink, first: CheckedEvent | null): Promise<void> {
+    let event = first
+    while (event !== null && sink.open) {
+      const full = this.#give(event)
+      if (full !== null) await full
+      let result: IteratorResult<unknown>
+      try {
+        result = await this.#ask()
+      } catch (err) { // the source's own: it has ended
+        this.#rest()
+        throw err
+      }
+      const next = this.#eventOf(result)
+      event = next instanceof Promise ? await next : next
     }
   }
 

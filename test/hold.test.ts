@@ -7,7 +7,7 @@ import { app, offsetOf, transports } from './returner.ts'
 
 function framed (offset: number, size = 10): Framed {
   const event = new CheckedEvent()
-  event.size = size
+  event.text = 'x'.repeat(size)
   return new Framed(event, offset)
 }
 

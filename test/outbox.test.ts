@@ -371,10 +371,10 @@ t.test('the text of a source\'s events becomes bytes at once, where nothing stan
   for (const taker of [one, other]) taker.deliver(shared)
   give(one, 'd')
   give(other, 'e')
-  const size = one.tail.size
+  const { bytes } = one.tail
   await turn()
   t.strictSame([one.text, other.text], ['[p:a;p:ü;p:c;][p:room;][p:d;]', '[p:room;][p:e;]'])
-  t.equal(size + '[]'.length, Buffer.byteLength(one.text), 'what waits is counted but for what is put around it')
+  t.equal(bytes + '[]'.length, Buffer.byteLength(one.text), 'what waits is counted but for what is put around it')
   t.strictSame([one.count, one.offset, other.count, other.offset], [5, 7, 2, 7])
   const plain = new Taker(outbox, new Counted('c'), '3')
   give(plain, 'x')
@@ -388,6 +388,25 @@ t.test('the text of a source\'s events becomes bytes at once, where nothing stan
   await turn()
   t.equal(plain.text, 'c:x;c:y;', 'an encoding whose frames cannot be joined makes each by itself')
   t.ok(one.text.endsWith('[p:z;p:z;][p:kept;]'), 'a close lets out what waited')
+})
+
+t.test('text of a source has room by its bytes, however many a character needs', (t) => {
+  const { outbox } = outboxOf()
+  const one = new Taker(outbox, new Packing('p'), '1')
+  const FRAMING = 32
+  const add = (text: string, room: number): Link | null => one.tail.add(toEvent(text, { maxBytes: Infinity }), room)
+  const wide = 'ü'.repeat(50)
+  t.equal(add(wide, 'p:;'.length + 100 + FRAMING - 1), null)
+  one.tail = add(wide, 'p:;'.length + 100 + FRAMING) as Link
+  t.equal(one.tail.bytes, 103)
+  t.equal(add('€', 103 + 6 + FRAMING - 1), null)
+  one.tail = add('€', 103 + 6 + FRAMING) as Link
+  t.equal(one.tail.bytes, 109)
+  one.deliver(framed('room'))
+  t.equal(one.tail.bytes, 109 + '[]'.length + '[p:room;]'.length)
+  t.equal(add('x', one.tail.bytes + 4 + FRAMING - 1), null, 'behind what is settled too')
+  t.equal(add('x', one.tail.bytes + 4 + FRAMING)?.bytes, one.tail.bytes + 4)
+  t.end()
 })
 
 t.test('a source that gives an event in each turn is written to in every second turn, a lone event at once', async (t) => {

@@ -22,7 +22,6 @@ class Log implements Reader {
   add (topic: string, offset: number, { except = null, size = 10 }: { except?: Spared | null, size?: number } = {}): void {
     const event = new CheckedEvent()
     event.text = String(offset).padEnd(size)
-    event.size = size
     this.deliveries.push({ topic, offset, prev: 0, except, event: event.at('e', offset) })
   }
 

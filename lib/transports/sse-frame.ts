@@ -1,3 +1,4 @@
+import { Buffer } from 'node:buffer'
 import type { Encoding, RealEvent } from '../../types/transport.ts'
 
 const LINE_END = /\r\n|\r|\n/
@@ -48,7 +49,13 @@ export const sse = sseEncoding('sse', (text) => Buffer.from(text))
 /** With the header of an HTTP/1.1 chunk, so that one shared buffer goes straight to every socket. RFC 9112, section 7.1. */
 export const sseChunked = sseEncoding('sse-chunked', chunk)
 
-export function chunk (body: string | Buffer): Buffer {
-  const size = `${Buffer.byteLength(body).toString(16)}\r\n`
-  return typeof body === 'string' ? Buffer.from(`${size}${body}\r\n`) : Buffer.concat([Buffer.from(size), body, Buffer.from('\r\n')])
+export function chunk (body: string | Uint8Array): Buffer {
+  const length = Buffer.byteLength(body)
+  const size = `${length.toString(16)}\r\n`
+  const bytes = Buffer.allocUnsafe(size.length + length + 2)
+  bytes.write(size, 'latin1')
+  if (typeof body !== 'string') bytes.set(body, size.length)
+  else bytes.write(body, size.length, length === body.length ? 'latin1' : 'utf8')
+  bytes.write('\r\n', size.length + length, 'latin1')
+  return bytes
 }
