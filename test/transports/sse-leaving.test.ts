@@ -152,6 +152,26 @@ async function serve (t: Test, handler: Handler, install: (app: FastifyInstance)
   return { app, port: await listen(app), seen }
 }
 
+for (const [how, leave] of Object.entries(ways)) {
+  t.test(`who listens to the request of a stream hears once of ${how}`, async (t) => {
+    const heard: string[] = []
+    const app = await build(t)
+    app.addHook('onRequestAbort', async (_request) => { heard.push('onRequestAbort') })
+    app.get('/x', { sse: true }, async (request, reply) => {
+      for (const name of ['aborted', 'close']) request.raw.on(name, () => { heard.push(name) })
+      reply.raw.on('close', () => { heard.push('close of the response') })
+      reply.sse()
+    })
+    const client = await rawClient(t, await listen(app), get('/x'))
+    await until(() => app.connections.size === 1)
+    await client.wait('event-stream')
+    leave(client)
+    await until(() => heard.length === 4)
+    t.equal(app.connections.size, 0)
+    t.strictSame(heard.sort(), ['aborted', 'close', 'close of the response', 'onRequestAbort'])
+  })
+}
+
 t.test('a client that leaves before the head is out leaves nothing behind', async (t) => {
   for (const [how, leave] of Object.entries(ways)) {
     const { app, port, seen } = await serve(t, (seen) => async (_request, reply) => {
