@@ -8,6 +8,7 @@ import { Ending } from './ending.ts'
 import type { Framed } from './frame.ts'
 import { Hold } from './hold.ts'
 import { newId } from './ids.ts'
+import { hashOfText, kHash } from './members.ts'
 import { CLOSED, HELD, LIVE, Outgoing } from './outgoing.ts'
 import { Returning } from './returning.ts'
 import type { Member, Roster } from './roster.ts'
@@ -17,6 +18,7 @@ const none: ReadonlyArray<Roster<Connection>> = []
 /** One client on one wire. */
 export class Connection extends Outgoing implements TransportLink, Member {
   readonly id = newId()
+  readonly [kHash] = hashOfText(this.id)
   readonly request: FastifyRequest
   readonly lastEventId: string | undefined
   user: string | null = null

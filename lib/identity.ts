@@ -6,26 +6,29 @@ import { ArgumentError } from './errors.ts'
 /** A user, and milliseconds since 1970 after which its right ends; 0: never. */
 export interface Identified { readonly user: string | null, readonly expires: number }
 
+const kKnown = Symbol('fastify-real.identity') // not a WeakMap: the garbage collector looks at each entry of one each time it runs
+
+interface Known extends FastifyRequest { [kKnown]?: Identified | Promise<Identified> }
+
 const nobody: Identified = Object.freeze({ user: null, expires: 0 })
 
 /** Asks the application who a request is, once. Once the server stops it is nobody, as there is no room for anybody: an answer that does not come would keep it open. */
 export class Identities {
   readonly #ask: ((request: FastifyRequest) => Identity | Promise<Identity>) | null
-  readonly #known = new WeakMap<FastifyRequest, Identified | Promise<Identified>>()
   readonly #waiting = new Set<(identified: Identified) => void>()
   #stopped = false
 
   constructor (ask: ((request: FastifyRequest) => Identity | Promise<Identity>) | null) { this.#ask = ask }
 
-  of (request: FastifyRequest): Identified | Promise<Identified> {
+  of (request: Known): Identified | Promise<Identified> {
     if (this.#ask === null) return nobody
-    const known = this.#known.get(request)
+    const known = request[kKnown]
     if (known !== undefined) return known
     if (this.#stopped) return nobody
     const said = this.#ask(request) as Identity | PromiseLike<Identity>
     const identified = isThenable<Identity>(said) ? this.#wait(said) : check(said)
-    this.#known.set(request, identified)
-    if (identified instanceof Promise) identified.then((late) => this.#known.set(request, late), () => {})
+    request[kKnown] = identified
+    if (identified instanceof Promise) identified.then((late) => { request[kKnown] = late }, () => {})
     return identified
   }
 

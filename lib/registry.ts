@@ -12,6 +12,7 @@ import { toEvent } from './event.ts'
 import { Heartbeat } from './heartbeat.ts'
 import { Identities } from './identity.ts'
 import type { Identified } from './identity.ts'
+import { hashOfText, Members } from './members.ts'
 import { BackplaneNode, NODES } from './node.ts'
 import { Nodes } from './nodes.ts'
 import type { NodeMessage } from './nodes.ts'
@@ -37,11 +38,9 @@ export class Registry implements api.Registry {
   readonly clock: Heartbeat
   readonly checks: { readonly maxBytes: number }
   readonly counts = { sent: 0, dropped: 0, slow: 0, refused: 0, resumed: 0, gaps: 0 }
-  /** Requests that are upgrades; a wrapped handler leaves them to the transport that takes them. */
-  readonly upgrades = new WeakSet<object>()
   readonly drain: Drain
   readonly #node: BackplaneNode
-  readonly #connections = new Map<string, Connection>()
+  readonly #connections = new Members<Connection>()
   readonly #admission: Admission<Connection>
   readonly #rosters: Rosters
   readonly #identities: Identities
@@ -73,7 +72,7 @@ export class Registry implements api.Registry {
     this.drain.guests.add({ size: 0, close: () => this.#identities.stop(), terminate () {} })
     this.#resume = new Resume(backplane, { counts: this.counts, heartbeat: options.heartbeat, log, get offset () { return node.offset } })
     this.outbox = new Outbox(() => this.#resume.forgetFrames())
-    this.clock = new Heartbeat(options.heartbeat, () => this.#connections.values())
+    this.clock = new Heartbeat(options.heartbeat, () => this.#connections)
     this.#rosters = new Rosters({
       keep: (topic) => this.#keep(topic),
       subscribe: (topic) => node.subscribe(topic),
@@ -106,8 +105,8 @@ export class Registry implements api.Registry {
   get size (): number { return this.#connections.size }
   /** It stops: nobody is admitted. */
   get draining (): boolean { return this.drain.begun }
-  get (id: string): Connection | undefined { return this.#connections.get(id) }
-  [Symbol.iterator] (): Iterator<Connection> { return this.#connections.values() }
+  get (id: string): Connection | undefined { return this.#connections.find(hashOfText(String(id)), (connection) => connection.id === id) }
+  [Symbol.iterator] (): Iterator<Connection> { return this.#connections[Symbol.iterator]() }
   roster (topic: string): ReturnType<Rosters['get']> { return this.#rosters.get(topic) }
   room (name: string): Room { return new Room(this, 'room', checkRoomName(name)) }
   user (id: string): Room { return new Room(this, 'user', checkRoomName(id)) }
@@ -115,7 +114,7 @@ export class Registry implements api.Registry {
 
   stats (): api.Stats {
     const byTransport: Record<string, number> = {}
-    for (const { transport } of this.#connections.values()) byTransport[transport] = (byTransport[transport] ?? 0) + 1
+    for (const { transport } of this.#connections) byTransport[transport] = (byTransport[transport] ?? 0) + 1
     return { connections: this.size, byTransport, rooms: this.#rosters.roomCount, users: this.#admission.users.size, ...this.counts }
   }
 
@@ -144,7 +143,7 @@ export class Registry implements api.Registry {
     connection.expires = identity.expires
     if (maxAge > 0) connection.endsAt = this.clock.tick + this.clock.steps(maxAge * (0.8 + 0.2 * Math.random()))
     connection.inactivity = this.clock.steps(inactivity)
-    this.#connections.set(connection.id, connection)
+    this.#connections.add(connection)
     this.#admission.enter(connection.address)
     this.clock.start()
     request.log.info({ connection: connection.id, transport: connection.transport }, 'connection opened')
@@ -169,7 +168,7 @@ export class Registry implements api.Registry {
   }
 
   remove (connection: Connection): void {
-    this.#connections.delete(connection.id)
+    this.#connections.delete(connection)
     this.drain.closing.add(connection)
     this.#admission.exit(connection.address)
     this.#presence.gone(connection)

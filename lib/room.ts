@@ -4,7 +4,7 @@ import { ArgumentError } from './errors.ts'
 
 /** What a room needs from above. */
 export interface RoomHost {
-  roster (topic: string): { readonly members: ReadonlySet<api.Connection> } | undefined
+  roster (topic: string): { readonly members: Iterable<api.Connection> & { readonly size: number, has (connection: never): boolean } } | undefined
   publish (topic: string, event: api.Sendable, options: api.SendOptions): Promise<api.Receipt>
   clear (topic: string): Promise<void>
   disconnect (topic: string, reason: string): Promise<void>
@@ -28,7 +28,7 @@ export class Room implements api.Room {
 
   get size (): number { return this.#host.roster(this.#topic)?.members.size ?? 0 }
 
-  has (connection: api.Connection): boolean { return this.#host.roster(this.#topic)?.members.has(connection) ?? false }
+  has (connection: api.Connection): boolean { return this.#host.roster(this.#topic)?.members.has(connection as never) ?? false }
 
   * members (): Iterable<api.Connection> {
     const roster = this.#host.roster(this.#topic)

@@ -1,5 +1,6 @@
 import type { Spared } from '../types/backplane.ts'
 import type { Framed } from './frame.ts'
+import { Members } from './members.ts'
 
 /** One of the connections of a topic. */
 export interface Member {
@@ -16,7 +17,7 @@ export class Roster<M extends Member = Member> {
   /** What is sent to it is kept. */
   readonly kept: boolean
   readonly isRoom: boolean
-  readonly members = new Set<M>()
+  readonly members = new Members<M>()
   /** Settles when the backplane has acknowledged it; the offset from which nothing is missed. */
   subscribed: Promise<number> | null = null
   /** Offset of the last kept event that was delivered, or of the subscription; Infinity before. */
@@ -47,12 +48,12 @@ export class Roster<M extends Member = Member> {
   }
 
   deliver (framed: Framed): void {
-    for (const member of this.members) member.deliver(framed)
+    for (const member of this.members.list) member?.deliver(framed)
   }
 
   deliverExcept (framed: Framed, { ids, users }: Spared): void {
-    for (const member of this.members) {
-      if (!ids.includes(member.id) && (member.user === null || !users.includes(member.user))) member.deliver(framed)
+    for (const member of this.members.list) {
+      if (member !== null && !ids.includes(member.id) && (member.user === null || !users.includes(member.user))) member.deliver(framed)
     }
   }
 

@@ -16,7 +16,7 @@ const nothing = new Uint8Array(0)
 const kWire = Symbol('fastify-real.wire') // so that listeners are shared, not made for each connection
 
 type Raw = ServerResponse | Http2ServerResponse
-interface Wired { [kWire]?: SseWire }
+interface Wired { [kWire]?: SseWire | undefined }
 
 /** An event stream on the response of a request. What is written before the head is sent waits for it. */
 export class SseWire implements Wire {
@@ -261,7 +261,9 @@ export class SseWire implements Wire {
     if (this.#over) return
     this.#over = true
     clearTimeout(this.#patience)
-    this.#socket?.removeListener('end', clientEnded)
+    const socket = this.#socket as Wired & Socket | null
+    socket?.removeListener('end', clientEnded)
+    if (socket?.[kWire] === this) socket[kWire] = undefined // node may keep the socket alive for longer
     this.#unwatch?.()
     this.#link?.closed(reason, clean)
     this.#onGone?.()

@@ -10,6 +10,7 @@ import type { SseSettings } from '../options.ts'
 import type { Registry } from '../registry.ts'
 import { checkSource, isGeneratorFunction, isIterable } from '../source.ts'
 import { isAllowedOrigin } from '../origin.ts'
+import { isUpgrade } from '../upgrade.ts'
 import { acceptability } from './sse-accept.ts'
 import { marks } from '../route-order.ts'
 import { HEAD, negotiate, serializerOf, setHead, turnAway, vary } from './sse-head.ts'
@@ -121,7 +122,7 @@ function eventsHandler (registry: Registry, settings: SseSettings, handler: Hand
   const isGenerator = isGeneratorFunction(handler)
   const isDual = settings.accept === 'dual'
   return async function (request, reply) {
-    if (registry.upgrades.has(request.raw)) return handler.call(this, request, reply)
+    if (isUpgrade(request.raw)) return handler.call(this, request, reply)
     const { acceptable, wanted } = acceptability(request.headers.accept)
     checkOrigin(settings, request)
     if (isDual) vary(reply, 'Accept')

@@ -13,13 +13,15 @@ import type { WsSettings } from '../options.ts'
 import { isAllowedOrigin, isSameOrigin } from '../origin.ts'
 import type { Registry } from '../registry.ts'
 import { send } from '../reply.ts'
+import { isUpgrade, takeUpgrade } from '../upgrade.ts'
+import type { Upgrade } from '../upgrade.ts'
 import { Inbox } from './ws-inbox.ts'
 import type { InboxHost } from './ws-inbox.ts'
 import { negotiate } from './ws-offer.ts'
 import type { Deflation } from './ws-offer.ts'
 import { compileMessage } from './ws-schema.ts'
 import type { Read } from './ws-schema.ts'
-import type { Upgrade, Upgrades } from './ws-upgrade.ts'
+import type { Upgrades } from './ws-upgrade.ts'
 import { WireSocket, WsWire } from './ws-wire.ts'
 
 const FULL = 30 // seconds before a client that found no room may try again, at least
@@ -29,8 +31,10 @@ type Handler = (this: FastifyInstance, request: FastifyRequest, reply: FastifyRe
 type Done = (err?: Error | null, payload?: unknown) => void
 export type Route = Omit<RouteOptions, 'ws' | 'sse'> & { ws?: unknown, sse?: unknown, websocket?: boolean, wsHandler?: unknown, prefix?: string, routePath?: string }
 
-/** Replies that are to become a WebSocket, unless a hook fails or somebody else answers. */
-const taken = new WeakMap<FastifyReply, Upgrade>()
+const kUpgrade = Symbol('fastify-real.upgrade')
+
+/** A reply that is to become a WebSocket, unless a hook fails or somebody else answers. */
+interface Upgrading extends FastifyReply { [kUpgrade]?: Upgrade | null }
 
 export function isGet ({ method }: Pick<Route, 'method'>): boolean { return [method].flat().includes('GET') }
 
@@ -42,7 +46,6 @@ export const needsHandlers = 'has ws: true and so needs an object of handlers as
 export class WsRoute {
   readonly #fastify: FastifyInstance
   readonly #registry: Registry
-  readonly #upgrades: Upgrades
   readonly #settings: WsSettings
   readonly #server: Server<typeof WireSocket>
   readonly #route: Route
@@ -60,7 +63,6 @@ export class WsRoute {
     const { handler } = route as { handler: unknown }
     this.#fastify = fastify
     this.#registry = registry
-    this.#upgrades = upgrades
     this.#route = route
     const handlers = handlersOf(route)
     this.#settings = checkWs(route.ws === true ? {} : route.ws as WsOptions, `route ${route.url} ws.`, defaults)
@@ -85,7 +87,7 @@ export class WsRoute {
   #wrap (http: Handler): Handler {
     const self = this
     const wrapped: Handler = function (request, reply, ...more) {
-      return self.#registry.upgrades.has(request.raw) ? self.#open(request, reply) : http.call(this, request, reply, ...more)
+      return isUpgrade(request.raw) ? self.#open(request, reply) : http.call(this, request, reply, ...more)
     }
     return Object.defineProperty(wrapped, Symbol.toStringTag, { value: (http as { [Symbol.toStringTag]?: string })[Symbol.toStringTag] }) // sseReal asks whether it is a generator
   }
@@ -105,8 +107,8 @@ export class WsRoute {
     this.#checkOrigin(request)
     const { user } = await this.#registry.whoIs(request)
     this.#checkRoom(user, request, reply)
-    const upgrade = this.#upgrades.take(request.raw)
-    if (upgrade !== undefined) taken.set(reply, upgrade)
+    const upgrade = takeUpgrade(request.raw)
+    if (upgrade !== null) (reply as Upgrading)[kUpgrade] = upgrade
     reply.send = sendElse
     send(reply) // so that onSend hooks run; our own, the last, makes the handshake
     return await new Promise(() => {}) // it hijacks; or another answer is on its way
@@ -127,8 +129,8 @@ export class WsRoute {
   }
 
   #onSend (request: FastifyRequest, reply: FastifyReply, payload: unknown, done: Done): void {
-    const upgrade = taken.get(reply)
-    if (upgrade === undefined) return done(null, payload)
+    const { [kUpgrade]: upgrade = null } = reply as Upgrading
+    if (upgrade === null) return done(null, payload)
     const who = this.#registry.whoIs(request) as Identified
     const lastEventId = lastEventIdIn(request)
     let deflation: Deflation
@@ -151,7 +153,7 @@ export class WsRoute {
   }
 
   #onError (request: FastifyRequest, reply: FastifyReply, error: Error, done: () => void): void {
-    taken.delete(reply)
+    (reply as Upgrading)[kUpgrade] = null
     done()
   }
 
@@ -199,7 +201,7 @@ function handlersOf (route: Route): WsHandlers<unknown> {
 
 // an answer that comes while hooks are at work is the one that is sent
 function sendElse (this: FastifyReply, payload?: unknown): FastifyReply {
-  taken.delete(this)
+  (this as Upgrading)[kUpgrade] = null
   return send(this, payload)
 }
 

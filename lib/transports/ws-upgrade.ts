@@ -7,19 +7,17 @@ import type { FastifyInstance } from 'fastify'
 import FindMyWay from 'find-my-way'
 import { ShuttingDownError, UpgradeError } from '../errors.ts'
 import type { Registry } from '../registry.ts'
+import { Members } from '../members.ts'
 import { strays } from '../route-order.ts'
+import { setUpgrade } from '../upgrade.ts'
 
 const PATIENCE = 60_000 // for a handshake, where the server has no headersTimeout
 
-/** An upgrade on its way through the router. */
-export interface Upgrade {
-  readonly socket: Duplex
-  readonly head: Buffer
-  /** The socket is the WebSocket's now. */
-  release (): void
-}
-
 const servers = new WeakMap<object, Upgrades>()
+const kFree = Symbol('fastify-real.free')
+
+/** A socket on its way to be a WebSocket's. */
+interface Underway extends Duplex { [kFree]?: () => void }
 
 /** The one listener for upgrades of a server: it takes those of our routes, and leaves all others to whoever else listens. */
 export class Upgrades {
@@ -27,8 +25,7 @@ export class Upgrades {
   readonly #server: Server
   readonly #registry: Registry
   readonly #router: FindMyWay.Instance<FindMyWay.HTTPVersion.V1>
-  readonly #pending = new WeakMap<IncomingMessage, Upgrade>()
-  readonly #underway = new Map<Duplex, () => void>()
+  readonly #underway = new Members<Underway>()
 
   private constructor (fastify: FastifyInstance, registry: Registry) {
     this.#fastify = fastify
@@ -39,7 +36,7 @@ export class Upgrades {
     registry.drain.guests.add({
       get size () { return underway.size },
       close () {}, // they are answered 503
-      terminate () { for (const socket of underway.keys()) socket.destroy() }
+      terminate () { for (const socket of underway) socket.destroy() }
     })
     fastify.addHook('onReady', async () => {
       if (this.#server.listenerCount('upgrade') > 1) return // they may be another plugin's
@@ -60,13 +57,6 @@ export class Upgrades {
     // Fastify gives the `/` of a prefix a second path, and runs no hooks for it
     const urls = prefix !== '' && routePath === '' ? [url, `${url}/`] : [url]
     for (const one of urls) if (this.#router.findRoute('GET', one) === null) this.#router.on('GET', one, destroy as never, target) // it is asked, and calls nobody
-  }
-
-  /** The upgrade a request is, once: whoever asks takes it. */
-  take (request: IncomingMessage): Upgrade | undefined {
-    const upgrade = this.#pending.get(request)
-    this.#pending.delete(request)
-    return upgrade
   }
 
   #on (request: IncomingMessage, socket: Duplex, head: Buffer): void {
@@ -132,8 +122,7 @@ export class Upgrades {
       socket.removeListener('error', destroy)
       this.#free(socket)
     }
-    this.#registry.upgrades.add(request)
-    this.#pending.set(request, { socket, head, release })
+    setUpgrade(request, { socket, head, release })
     this.#fastify.routing(request, response)
   }
 
@@ -142,15 +131,15 @@ export class Upgrades {
     const timer = setTimeout(() => socket.destroy(), this.#server.headersTimeout || PATIENCE).unref()
     const closed = (): void => this.#free(socket)
     socket.on('close', closed)
-    this.#underway.set(socket, () => {
+    this.#underway.add(socket)
+    ;(socket as Underway)[kFree] = () => {
       clearTimeout(timer)
       socket.removeListener('close', closed) // it may live for long
-    })
+    }
   }
 
   #free (socket: Duplex): void {
-    this.#underway.get(socket)?.()
-    this.#underway.delete(socket)
+    if (this.#underway.delete(socket)) (socket as Underway)[kFree]?.()
   }
 }
 

@@ -15,6 +15,9 @@ export interface Receiver {
 
 const nothing = new Uint8Array(0)
 const CLOSING = 5_000 // without a sign of the other end, once it is closed
+const kWire = Symbol('fastify-real.wire') // so that the listener is shared
+
+interface Expiring extends Partial<Socket> { [kWire]?: WsWire | undefined }
 
 /** A WebSocket that tells its wire what happens. */
 export class WireSocket extends WebSocket {
@@ -129,7 +132,12 @@ export class WsWire implements Wire {
   /** Nobody pings it, and so finds out that it has deserted. Not over at once: a close frame may stand behind what is still being inflated. */
   watch (): void { this.#socket.once('end', () => this.#expire()) }
 
-  #expire (): void { (this.#socket as Partial<Socket>).setTimeout?.(CLOSING, () => this.terminate()) } // it may still take what was sent before
+  // it may still take what was sent before
+  #expire (): void {
+    const socket = this.#socket as Expiring
+    socket[kWire] = this
+    socket.setTimeout?.(CLOSING, expired)
+  }
 
   // the other end has said goodbye: it is out of everything, whether it hangs up now or not; unless it has broken the protocol
   #left (reason: CloseReason): void {
@@ -164,10 +172,14 @@ export class WsWire implements Wire {
   }
 
   closed (code: number, said: Buffer): void {
+    const socket = this.#socket as Expiring
+    if (socket[kWire] === this) socket[kWire] = undefined // node may keep the socket alive for longer
     const clean = code !== reasons.lost.code
     this.#link.closed(this.#reason ?? (clean ? reasonOf(code, said) : reasons.lost), clean) // a goodbye behind what was still being inflated is told here only
   }
 }
+
+function expired (this: Expiring): void { this[kWire]?.terminate() }
 
 function reasonOf (code: number = reasons.client.code, said: string | Buffer = ''): CloseReason {
   return { code, reason: said.toString() || reasons.client.reason }
