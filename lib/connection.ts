@@ -111,6 +111,14 @@ export class Connection extends Outgoing implements TransportLink, Member {
     else if (this.mode === HELD) this.host.resume(this) // it had caught up before that
   }
 
+  /** The sequence is another one: what waits of the old one has no place in it. */
+  reset (): void {
+    this.host.outbox.write(this)
+    this.floor = this.position = 0
+    if (this.since !== Infinity) this.since = 0
+    this.#hold?.forgetKept()
+  }
+
   holdAgain (): void { if (this.mode === LIVE) this.mode = HELD }
 
   tellReady (ready: Framed): void {

@@ -232,13 +232,11 @@ export class Resume {
 
   /** The sequence is another one: places in the old one mean nothing. */
   reset (connection: Connection): void {
-    const { returning, since } = connection
+    const { returning } = connection
     this.#reader.resets++
     this.#ledgers.get(connection)?.clear()
     this.#joins.forget(connection)
-    connection.host.outbox.write(connection)
-    connection.floor = connection.position = 0
-    if (since !== Infinity) connection.since = 0
+    connection.reset()
     if (returning?.place !== undefined) {
       returning.place = Infinity
       connection.tellReady(this.#reader.ready(0, false))

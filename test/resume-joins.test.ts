@@ -303,3 +303,27 @@ t.test('when the sequence begins anew while it is made up for what was missed an
     t.strictSame(before.slice(0, 3), ['a1', 'b1', 'd2'])
   }
 })
+
+/** What it was given, each with its place. */
+const placed = ({ wire }: Fake): Array<[unknown, number]> => wire.events.map(({ event, data, id }) => [event ?? data, offsetOf(id)])
+
+t.test('who comes when the sequence begins anew is given nothing of the old one after its place in the new', async (t) => {
+  const world = await new World().start(t)
+  await world.member('a')
+  await world.send('a1', 'a2')
+  world.isShut = true
+  const fake = connect(world.one, { bare: false, broadcast: false })
+  const joined = fake.connection.join(['a', 'b'])
+  await world.send('a3')
+  await world.one.registry.room('a').send({ comment: 'not kept' })
+  await world.lossy.begin()
+  await world.send('a of the new')
+  await world.open()
+  t.equal(await joined, true)
+  await world.send('b of the new')
+  await turn()
+  t.strictSame(placed(fake).filter(([what]) => what !== undefined), [['ready', 0], ['a of the new', 1], ['b of the new', 2]])
+  t.equal(fake.connection.given, 2)
+  const { epoch } = world.lossy.backplane
+  t.ok(fake.wire.events.every(({ id }) => id === undefined || id.startsWith(`${epoch}-`)))
+})
