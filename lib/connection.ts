@@ -11,7 +11,7 @@ import { newId } from './ids.ts'
 import { hashOfText, kHash } from './members.ts'
 import { CLOSED, HELD, LIVE, Outgoing } from './outgoing.ts'
 import { Returning } from './returning.ts'
-import type { Member, Roster } from './roster.ts'
+import type { Member, Reached, Roster } from './roster.ts'
 
 const none: ReadonlyArray<Roster<Connection>> = []
 
@@ -102,15 +102,26 @@ export class Connection extends Outgoing implements TransportLink, Member {
     if (this.#joining || (this.returning?.late.size ?? 0) > 0) this.mode = HELD
   }
 
-  /** The backplane has acknowledged them: nothing after `offset` is missed. */
-  joined (kept: boolean, offset: number, ready: (offset: number) => Framed): void {
+  /** The backplane has acknowledged them: nothing after `earliest` is missed in some of them, nothing after `latest` in any. */
+  joined (kept: boolean, { earliest, latest }: Reached, ready: (offset: number) => Framed): void {
     const isFirst = this.since === Infinity && this.returning === null
+    const before = (this.#hold?.first ?? Infinity) - 1 // up to there nothing came; what was sent long before that is not for it
+    const offset = this.#joining ? Math.max(earliest, Math.min(latest, before)) : earliest
     if (kept && offset > this.position && (isFirst || (this.mode === LIVE && this.tail.before === null))) this.position = offset
     if (kept && offset < this.since) this.since = offset
     if (this.returning !== null) return this.hold.joined()
-    if (kept) this.tellReady(ready(Math.max(offset, this.given)))
-    if (this.#joining) this.goLive(0)
-    else if (this.mode === HELD) this.host.resume(this) // it had caught up before that
+    if (kept) this.tellReady(ready(Math.min(before, Math.max(offset, this.given))))
+    if (this.#joining && offset === latest) return this.goLive(0)
+    this.#joining = false
+    if (this.mode === HELD) this.host.resume(this) // it had caught up before that, or what came in between is to be read
+  }
+
+  /** The sequence is another one: what waits of the old one has no place in it. */
+  reset (): void {
+    this.host.outbox.write(this)
+    this.floor = this.position = 0
+    if (this.since !== Infinity) this.since = 0
+    this.#hold?.forgetKept()
   }
 
   holdAgain (): void { if (this.mode === LIVE) this.mode = HELD }

@@ -77,6 +77,9 @@ export class Hold {
     return true
   }
 
+  /** Offset of the first kept event that waits; Infinity when none does. */
+  get first (): number { return this.#waiting.find(({ offset }) => offset > 0)?.offset ?? Infinity }
+
   /** How many events that are not kept did not fit, told once. */
   takeDropped (): number {
     const dropped = this.#dropped

@@ -240,15 +240,15 @@ export class Registry implements api.Registry {
     const join = this.#resume.joining(connection, kept, known)
     connection.joining(kept)
     let isAcknowledged = true
-    let offset = known
+    let reached = { earliest: known, latest: known }
     try {
-      offset = Math.max(known, await acknowledged(entered))
+      reached = await acknowledged(entered, known)
     } catch (err) {
       isAcknowledged = false
       this.log.error({ err }, 'the backplane did not acknowledge a join')
       for (const { roster, isNew } of entered) if (isNew && roster.isRoom && this.roster(roster.topic) === roster) this.part(connection, roster.name) // else it has joined again since
     }
-    this.#resume.joined(connection, join, offset, isAcknowledged)
+    this.#resume.joined(connection, join, reached, isAcknowledged)
     return isAcknowledged && connection.open && entered.every(({ roster }) => roster.members.has(connection))
   }
 

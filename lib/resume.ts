@@ -11,7 +11,7 @@ import { LIVE } from './outgoing.ts'
 import { find, replay } from './replay.ts'
 import type { ReplayTopic } from './replay.ts'
 import type { Returning } from './returning.ts'
-import type { Roster } from './roster.ts'
+import type { Reached, Roster } from './roster.ts'
 
 /** What it needs from above. */
 export interface ResumeHost extends LogReaderHost {
@@ -131,16 +131,17 @@ export class Resume {
     return join
   }
 
-  /** They are acknowledged, or never will be: nothing after the offset is missed. */
-  joined (connection: Connection, join: Join, reached: number, isAcknowledged: boolean): void {
+  /** They are acknowledged, or never will be. */
+  joined (connection: Connection, join: Join, reached: Reached, isAcknowledged: boolean): void {
     const { topics } = join
     this.#joins.end(connection, join)
-    const offset = join.resets === this.#reader.resets ? reached : 0 // it was a place in another sequence; of this one all comes
+    const place = join.resets === this.#reader.resets ? reached : { earliest: 0, latest: 0 } // it was a place in another sequence; of this one all comes
+    const offset = place.earliest
     const { mode, tail, position, since, returning } = connection
     const isIn = topics.some(({ roster }) => roster.members.has(connection))
     const isPlaced = since === Infinity || (mode === LIVE && tail.before === null) // else what waits to be written may be dropped
     if (isIn && !isPlaced && returning === null && offset > position) for (const { roster } of topics) this.#ledgerOf(connection).begin(roster, offset, connection.rosters)
-    connection.joined(isIn, offset, (from) => this.#reader.ready(from, false))
+    connection.joined(isIn, place, (from) => this.#reader.ready(from, false))
     if (isIn && !isAcknowledged) connection.tellGap({ reason: 'unknown' })
   }
 
@@ -232,13 +233,11 @@ export class Resume {
 
   /** The sequence is another one: places in the old one mean nothing. */
   reset (connection: Connection): void {
-    const { returning, since } = connection
+    const { returning } = connection
     this.#reader.resets++
     this.#ledgers.get(connection)?.clear()
     this.#joins.forget(connection)
-    connection.host.outbox.write(connection)
-    connection.floor = connection.position = 0
-    if (since !== Infinity) connection.since = 0
+    connection.reset()
     if (returning?.place !== undefined) {
       returning.place = Infinity
       connection.tellReady(this.#reader.ready(0, false))

@@ -9,6 +9,9 @@ export interface Member {
   deliver (framed: Framed): void
 }
 
+/** Offsets after which nothing is missed: in some of the topics that are joined at once, and in all of them. */
+export interface Reached { readonly earliest: number, readonly latest: number }
+
 /** The members of one topic on this node. */
 export class Roster<M extends Member = Member> {
   readonly topic: string

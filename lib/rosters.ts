@@ -2,6 +2,7 @@ import type * as api from '../types/api.ts'
 import type { Kept } from '../types/backplane.ts'
 import type { Connection } from './connection.ts'
 import { Roster } from './roster.ts'
+import type { Reached } from './roster.ts'
 
 /** What the rosters need from above. */
 export interface RostersHost {
@@ -95,9 +96,8 @@ export function keptOf (entered: Entered[]): Array<Roster<Connection>> {
   return entered.filter(({ roster, isNew }) => roster.kept && isNew).map(({ roster }) => roster)
 }
 
-/** Resolves with the offset after which nothing is missed in any of them. */
-export function acknowledged (entered: Entered[]): Promise<number> {
-  const [first] = entered
-  if (first !== undefined && entered.length === 1) return first.roster.subscribed as Promise<number>
-  return Promise.all(entered.map(({ roster }) => roster.subscribed as Promise<number>)).then((offsets) => Math.min(...offsets))
+/** Resolves when all of them are acknowledged; what was there before this offset is known. */
+export async function acknowledged (entered: Entered[], known: number): Promise<Reached> {
+  const offsets = await Promise.all(entered.map(({ roster }) => roster.subscribed as Promise<number>))
+  return { earliest: Math.max(known, Math.min(...offsets)), latest: Math.max(known, ...offsets) }
 }

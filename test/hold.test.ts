@@ -89,8 +89,12 @@ t.test('who waits for it waits until it is over, and not for ever where nothing 
 
 t.test('what waits is given back in its order', async (t) => {
   const { hold: one } = hold()
-  const events = [framed(1), framed(0), framed(2)]
-  for (const event of events) one.add(event)
+  const events = [framed(0), framed(1), framed(2)]
+  const firsts = events.map((event) => {
+    one.add(event)
+    return one.first
+  })
+  t.strictSame(firsts, [Infinity, 1, 1])
   t.strictSame(one.end(), events)
   t.strictSame(one.end(), [])
 })

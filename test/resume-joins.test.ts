@@ -303,3 +303,90 @@ t.test('when the sequence begins anew while it is made up for what was missed an
     t.strictSame(before.slice(0, 3), ['a1', 'b1', 'd2'])
   }
 })
+
+/** What it was given, each with its place. */
+const placed = ({ wire }: Fake): Array<[unknown, number]> => wire.events.map(({ event, data, id }) => [event ?? data, offsetOf(id)])
+
+t.test('who joins at once a room that the node knows and one that is new to it is given all after the place it is told', async (t) => {
+  for (const between of [false, true]) {
+    const world = await new World().start(t)
+    await world.member('a')
+    await world.send('a before', 'b before') // the node has heard nothing of that
+    world.isShut = true
+    const fake = connect(world.one, { bare: false, broadcast: false })
+    const joined = fake.connection.join(['a', 'b'])
+    if (!between) for (const room of ['a', 'b']) world.lossy.unreadable.add(`room/${room}`) // it need not be read
+    await world.send(...(between ? ['a1', 'b1', 'a2', 'b2'] : ['b1']))
+    await world.open()
+    t.equal(await joined, true)
+    world.lossy.unreadable.clear()
+    await world.send('b3', 'a3')
+    await turn()
+    const meant = between ? [['ready', 2], ['a1', 3], ['b1', 4], ['a2', 5], ['b2', 6], ['b3', 7], ['a3', 8]] : [['ready', 3], ['b3', 4], ['a3', 5]]
+    t.strictSame(placed(fake), meant)
+    t.equal(world.one.registry.stats().gaps, 0)
+  }
+})
+
+t.test('the same where something else is joined while that is read, and where the sequence begins anew by then', async (t) => {
+  for (const isNew of [false, true]) {
+    const world = await new World().start(t)
+    await world.member('a')
+    await world.member('c')
+    await world.send('a before', 'c before')
+    world.isShut = true
+    const fake = connect(world.one, { bare: false, broadcast: false })
+    const joined = fake.connection.join(['a', 'b'])
+    await world.send('b before', 'a1', 'b2')
+    await world.step()
+    await world.step() // it is acknowledged, and being read
+    t.equal(await joined, true)
+    const other = fake.connection.join(['c', 'd'])
+    await world.send('c1', 'd1', 'a2')
+    if (isNew) await world.lossy.begin()
+    for (let i = 0; i < 4; i++) await world.step()
+    await world.open()
+    t.equal(await other, true)
+    await world.send('d3', 'c3', 'b3')
+    await turn()
+    const meant = isNew ? ['ready', 'gap', 'd3', 'c3', 'b3'] : ['ready', 'a1', 'b2', 'c1', 'a2', 'd3', 'c3', 'b3']
+    t.strictSame(fake.wire.events.map(({ event, data }) => event ?? data), meant)
+  }
+})
+
+t.test('a first place is not after what waits of another join, and places only grow', async (t) => {
+  const world = await new World().start(t)
+  await world.member('a')
+  world.isShut = true
+  const fake = connect(world.one, { bare: false, broadcast: false })
+  const first = fake.connection.join('b')
+  await world.step()
+  await world.send('a before', 'b1', 'a too')
+  t.equal(await fake.connection.join('a'), true)
+  await world.open()
+  t.equal(await first, true)
+  await world.send('b2', 'a2')
+  await turn()
+  t.strictSame(placed(fake), [['ready', 1], ['b1', 2], ['b2', 4], ['a2', 5]])
+})
+
+t.test('who comes when the sequence begins anew is given nothing of the old one after its place in the new', async (t) => {
+  const world = await new World().start(t)
+  await world.member('a')
+  await world.send('a1', 'a2')
+  world.isShut = true
+  const fake = connect(world.one, { bare: false, broadcast: false })
+  const joined = fake.connection.join(['a', 'b'])
+  await world.send('a3')
+  await world.one.registry.room('a').send({ comment: 'not kept' })
+  await world.lossy.begin()
+  await world.send('a of the new')
+  await world.open()
+  t.equal(await joined, true)
+  await world.send('b of the new')
+  await turn()
+  t.strictSame(placed(fake).filter(([what]) => what !== undefined), [['ready', 0], ['a of the new', 1], ['b of the new', 2]])
+  t.equal(fake.connection.given, 2)
+  const { epoch } = world.lossy.backplane
+  t.ok(fake.wire.events.every(({ id }) => id === undefined || id.startsWith(`${epoch}-`)))
+})

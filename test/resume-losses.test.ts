@@ -23,6 +23,8 @@ class Member {
   readonly fake: Fake
   readonly place: number
   readonly stays: Stay[] = []
+  /** What it joined at once when it came, before it was told its place. */
+  first: readonly string[] = []
   constructor (fake: Fake, place: number) {
     this.fake = fake
     this.place = place
@@ -83,11 +85,22 @@ for (let seed = FIRST; seed < FIRST + SEEDS; seed++) {
       }
     }
     for (const member of members) enter(member)
+    const regulars = members.length
+
+    const come = (): void => {
+      const member = new Member(connect(one, { bare: false, broadcast: false }), 0)
+      members.push(member)
+      member.first = rooms.filter(() => chance(0.6))
+      const stays = member.first.map((room): Stay => ({ room, asked: ++time, acknowledged: Infinity, left: Infinity }))
+      member.stays.push(...stays)
+      track(member.fake.connection.join([...member.first]).then(() => { for (const stay of stays) stay.acknowledged = ++time }))
+    }
 
     for (let step = 0; step < STEPS; step++) {
       const member = members[below(members.length)] as Member
       if (chance(0.6)) track(send())
       if (chance(0.05)) enter(member)
+      if (chance(0.01)) come()
       if (chance(0.03)) member.fake.wire.buffered = 1_900
       if (chance(0.1)) for (const { fake } of members) fake.wire.buffered = 0
       if (chance(0.04)) lossy.find(chance(0.5) ? undefined : `room/${rooms[below(rooms.length)]}`)
@@ -107,7 +120,7 @@ for (let seed = FIRST; seed < FIRST + SEEDS; seed++) {
     let gaps = 0
     for (const [index, member] of members.entries()) {
       const { stays, place, events } = member
-      const what = `${['returning', 'bare', 'fresh'][index % 3]} ${index}`
+      const what = `${index < regulars ? ['returning', 'bare', 'fresh'][index % 3] : 'new'} ${index}`
       const told = events.filter(({ event }) => event === 'gap').map(({ data }) => data as Gap)
       gaps += told.length
       const numbers = events.filter(({ event }) => event === undefined).map(({ data }) => (data as { n: number }).n).filter((n) => n >= 0)
@@ -124,6 +137,11 @@ for (let seed = FIRST; seed < FIRST + SEEDS; seed++) {
       t.strictSame(disordered, [], `${what}: in order`)
       const missing = sent.filter(({ n, room, began, offset }) => !got.has(n) && stays.some((stay) => stay.room === room && (place > 0 ? offset > place : began > stay.acknowledged && stay.left === Infinity))) // who leaves is not given what it has not had by then
       t.strictSame(missing.filter(({ room }) => !told.some((gap) => gap.room === undefined || gap.room === room)), [], `${what}: nothing is missing without a word`, { told, stays })
+      const ready = offsetOf(events.find(({ event }) => event === 'ready')?.id)
+      const promised = sent.filter(({ n, room, offset }) => member.first.includes(room) && offset > ready && !got.has(n) && stays.every((stay) => stay.room !== room || stay.left === Infinity))
+      t.strictSame(promised.filter(({ room }) => !told.some((gap) => gap.room === undefined || gap.room === room)), [], `${what}: nothing is missing after the place it was told`, { ready, told, stays })
+      const offsets = events.filter(({ id, data }) => id !== undefined && (data as { n?: number }).n !== -1).map(({ id }) => offsetOf(id))
+      t.ok(offsets.every((offset, at) => at === 0 || offset > (offsets[at - 1] as number)), `${what}: its place only grows`, { offsets })
       t.strictSame(told.filter(({ reason }) => reason !== 'unknown' && reason !== 'slow'), [], `${what}: nothing else is told`)
       const last = events.filter(({ data }) => (data as { n?: number } | undefined)?.n === -1).length
       t.equal(last, new Set(stays.filter(({ left }) => left === Infinity).map(({ room }) => room)).size, `${what}: it is live at the end`)
