@@ -8,6 +8,8 @@ import { Ending } from './ending.ts'
 import type { Framed } from './frame.ts'
 import { Hold } from './hold.ts'
 import { newId } from './ids.ts'
+import { none as noJoins } from './joins.ts'
+import type { Joiner } from './joins.ts'
 import { hashOfText, kHash } from './members.ts'
 import { CLOSED, HELD, LIVE, Outgoing } from './outgoing.ts'
 import { Returning } from './returning.ts'
@@ -16,7 +18,7 @@ import type { Member, Reached, Roster } from './roster.ts'
 const none: ReadonlyArray<Roster<Connection>> = []
 
 /** One client on one wire. */
-export class Connection extends Outgoing implements TransportLink, Member {
+export class Connection extends Outgoing implements TransportLink, Member, Joiner {
   readonly id = newId()
   readonly [kHash] = hashOfText(this.id)
   readonly request: FastifyRequest
@@ -30,6 +32,7 @@ export class Connection extends Outgoing implements TransportLink, Member {
   /** Everything kept after it was live here. */
   since = Infinity
   rosters: ReadonlyArray<Roster<Connection>> = none
+  joins: Joiner['joins'] = noJoins
   /** Made when somebody asks, and kept up to date from then on: a set weighs 200 bytes. */
   roomNames: Set<string> | null = null
   readonly broadcast: boolean

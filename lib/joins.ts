@@ -8,35 +8,30 @@ export interface Join {
   readonly resets: number
 }
 
-const none: readonly Join[] = []
+/** Somebody who joins. Of what comes in the topics of joins that the backplane has not acknowledged yet, nobody knows yet what is for it. */
+export interface Joiner { joins: readonly Join[] }
 
-/** Joins that the backplane has not acknowledged yet: of what comes in their topics, nobody knows yet what is for those who join. */
-export class Joins<M extends Member> {
-  readonly #joins = new Map<M, readonly Join[]>()
+export const none: readonly never[] = []
 
-  /** It joins them at this offset, or at that of their acknowledgement. */
-  begin (member: M, rosters: ReadonlyArray<Roster<M>>, offset: number, resets: number): Join {
-    const join = { topics: rosters.map((roster) => ({ roster, offset, subscribed: roster.subscribed as Promise<number>, gave: 0 })), resets }
-    if (rosters.length > 0) this.#joins.set(member, [...this.#of(member), join])
-    return join
-  }
-
-  /** They are acknowledged, or never will be. */
-  end (member: M, join: Join): void {
-    const left = this.#of(member).filter((one) => one !== join)
-    if (left.length > 0) this.#joins.set(member, left)
-    else this.#joins.delete(member)
-  }
-
-  of (member: M): Joining[] { return this.#of(member).flatMap(({ topics }) => topics) }
-
-  /** What came up to now it was given as it came. */
-  gave (member: M): void {
-    for (const topic of this.of(member)) if (topic.roster.last !== Infinity) topic.gave = topic.roster.last
-  }
-
-  /** The sequence is another one, and all of it is for it. */
-  forget (member: M): void { this.#joins.delete(member) }
-
-  #of (member: M): readonly Join[] { return this.#joins.get(member) ?? none }
+/** It joins them at this offset, or at that of their acknowledgement. */
+export function begin<M extends Member> (member: Joiner, rosters: ReadonlyArray<Roster<M>>, offset: number, resets: number): Join {
+  const join = { topics: rosters.map((roster) => ({ roster, offset, subscribed: roster.subscribed as Promise<number>, gave: 0 })), resets }
+  if (rosters.length > 0) member.joins = [...member.joins, join]
+  return join
 }
+
+/** They are acknowledged, or never will be. */
+export function end (member: Joiner, join: Join): void {
+  const left = member.joins.filter((one) => one !== join)
+  member.joins = left.length > 0 ? left : none
+}
+
+export function of ({ joins }: Joiner): Joining[] { return joins.flatMap(({ topics }) => topics) }
+
+/** What came up to now it was given as it came. */
+export function gave (member: Joiner): void {
+  for (const topic of of(member)) if (topic.roster.last !== Infinity) topic.gave = topic.roster.last
+}
+
+/** The sequence is another one, and all of it is for it. */
+export function forget (member: Joiner): void { member.joins = none }

@@ -2,7 +2,7 @@ import type * as api from '../types/api.ts'
 import type { Backplane, Delivery, Place } from '../types/backplane.ts'
 import type { Connection } from './connection.ts'
 import { dataOf, parseCursor } from './event.ts'
-import { Joins } from './joins.ts'
+import * as joins from './joins.ts'
 import type { Join } from './joins.ts'
 import { Ledger } from './ledger.ts'
 import { LogReader } from './log-reader.ts'
@@ -42,7 +42,6 @@ export class Resume {
   readonly #host: ResumeHost
   readonly #reader: LogReader
   readonly #ledgers = new WeakMap<Connection, Ledger>()
-  readonly #joins = new Joins<Connection>()
 
   constructor (backplane: Backplane, host: ResumeHost) {
     this.#backplane = backplane
@@ -126,7 +125,7 @@ export class Resume {
 
   /** It joins them at this offset, or at that of their acknowledgement. Gives what `joined` is to be told. */
   joining (connection: Connection, rosters: Array<Roster<Connection>>, offset: number): Join {
-    const join = this.#joins.begin(connection, rosters, offset, this.#reader.resets)
+    const join = joins.begin(connection, rosters, offset, this.#reader.resets)
     if (!connection.released && connection.since !== Infinity) this.#note(connection)
     return join
   }
@@ -134,7 +133,7 @@ export class Resume {
   /** They are acknowledged, or never will be. */
   joined (connection: Connection, join: Join, reached: Reached, isAcknowledged: boolean): void {
     const { topics } = join
-    this.#joins.end(connection, join)
+    joins.end(connection, join)
     const place = join.resets === this.#reader.resets ? reached : { earliest: 0, latest: 0 } // it was a place in another sequence; of this one all comes
     const offset = place.earliest
     const { mode, tail, position, since, returning } = connection
@@ -148,12 +147,12 @@ export class Resume {
   /** What it is joining it is in from its acknowledgement on. */
   #note (connection: Connection): void {
     if (connection.returning !== null) return
-    for (const topic of this.#joins.of(connection)) this.#ledgerOf(connection).join(topic, connection.rosters)
+    for (const topic of joins.of(connection)) this.#ledgerOf(connection).join(topic, connection.rosters)
   }
 
   /** It is live no longer. */
   paused (connection: Connection): void {
-    this.#joins.gave(connection)
+    joins.gave(connection)
     this.#note(connection)
   }
 
@@ -236,7 +235,7 @@ export class Resume {
     const { returning } = connection
     this.#reader.resets++
     this.#ledgers.get(connection)?.clear()
-    this.#joins.forget(connection)
+    joins.forget(connection)
     connection.reset()
     if (returning?.place !== undefined) {
       returning.place = Infinity

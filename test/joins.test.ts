@@ -1,15 +1,15 @@
 import t from 'tap'
-import { Joins } from '../lib/joins.ts'
+import * as joins from '../lib/joins.ts'
+import type { Joiner } from '../lib/joins.ts'
 import type { Joining } from '../lib/ledger.ts'
 import { Roster } from '../lib/roster.ts'
 
 const roster = (name: string, last: number): Roster => Object.assign(new Roster(`room/${name}`, name, true), { last, subscribed: Promise.resolve(0) })
-const member = { id: 'one', user: null, deliver () {} }
-const other = { ...member, id: 'other' }
+const member: Joiner = { joins: joins.none }
+const other: Joiner = { joins: joins.none }
 const shown = (topics: Joining[]): unknown[] => topics.map(({ roster, offset, gave }) => [roster.name, offset, gave])
 
 t.test('it knows what is being joined until that is acknowledged, and what was given of it by then', async (t) => {
-  const joins = new Joins()
   const a = roster('a', Infinity)
   const b = roster('b', 5)
   const nothing = joins.begin(member, [], 1, 0)
