@@ -17,9 +17,9 @@ export function isUpgrade (request: object): boolean { return (request as Asking
 
 export function setUpgrade (request: object, upgrade: Upgrade): void { (request as Asking)[kUpgrade] = upgrade }
 
-/** The upgrade a request is, once: whoever asks takes it. */
+/** The upgrade that such a request is, once: whoever asks takes it. */
 export function takeUpgrade (request: object): Upgrade | null {
-  const upgrade = (request as Asking)[kUpgrade] ?? null
-  if (upgrade !== null) (request as Asking)[kUpgrade] = null
+  const { [kUpgrade]: upgrade } = request as Required<Asking>
+  ;(request as Asking)[kUpgrade] = null
   return upgrade
 }
