@@ -10,16 +10,16 @@ export interface Upgrade {
 
 const kUpgrade = Symbol('fastify-real.upgrade') // not a WeakMap: the garbage collector looks at each entry of one each time it runs
 
-interface Asking { [kUpgrade]?: Upgrade | null }
+interface Answering { [kUpgrade]?: Upgrade | null }
 
-/** A request that is one; a wrapped handler leaves it to the transport that takes it. */
-export function isUpgrade (request: object): boolean { return (request as Asking)[kUpgrade] !== undefined }
+/** A response to one; a wrapped handler leaves it to the transport that takes it. */
+export function isUpgrade (response: object): boolean { return (response as Answering)[kUpgrade] !== undefined }
 
-export function setUpgrade (request: object, upgrade: Upgrade): void { (request as Asking)[kUpgrade] = upgrade }
+export function setUpgrade (response: object, upgrade: Upgrade): void { (response as Answering)[kUpgrade] = upgrade }
 
-/** The upgrade that such a request is, once: whoever asks takes it. */
-export function takeUpgrade (request: object): Upgrade | null {
-  const { [kUpgrade]: upgrade } = request as Required<Asking>
-  ;(request as Asking)[kUpgrade] = null
+/** The upgrade that such a response is to, once: whoever asks takes it. */
+export function takeUpgrade (response: object): Upgrade | null {
+  const { [kUpgrade]: upgrade } = response as Required<Answering>
+  ;(response as Answering)[kUpgrade] = null
   return upgrade
 }

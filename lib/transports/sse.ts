@@ -122,7 +122,7 @@ function eventsHandler (registry: Registry, settings: SseSettings, handler: Hand
   const isGenerator = isGeneratorFunction(handler)
   const isDual = settings.accept === 'dual'
   return async function (request, reply) {
-    if (isUpgrade(request.raw)) return handler.call(this, request, reply)
+    if (isUpgrade(reply.raw)) return handler.call(this, request, reply)
     const { acceptable, wanted } = acceptability(request.headers.accept)
     checkOrigin(settings, request)
     if (isDual) vary(reply, 'Accept')

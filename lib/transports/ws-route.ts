@@ -87,7 +87,7 @@ export class WsRoute {
   #wrap (http: Handler): Handler {
     const self = this
     const wrapped: Handler = function (request, reply, ...more) {
-      return isUpgrade(request.raw) ? self.#open(request, reply) : http.call(this, request, reply, ...more)
+      return isUpgrade(reply.raw) ? self.#open(request, reply) : http.call(this, request, reply, ...more)
     }
     return Object.defineProperty(wrapped, Symbol.toStringTag, { value: (http as { [Symbol.toStringTag]?: string })[Symbol.toStringTag] }) // sseReal asks whether it is a generator
   }
@@ -107,7 +107,7 @@ export class WsRoute {
     this.#checkOrigin(request)
     const { user } = await this.#registry.whoIs(request)
     this.#checkRoom(user, request, reply)
-    const upgrade = takeUpgrade(request.raw)
+    const upgrade = takeUpgrade(reply.raw)
     if (upgrade !== null) (reply as Upgrading)[kUpgrade] = upgrade
     reply.send = sendElse
     send(reply) // so that onSend hooks run; our own, the last, makes the handshake

@@ -14,10 +14,9 @@ import { setUpgrade } from '../upgrade.ts'
 const PATIENCE = 60_000 // for a handshake, where the server has no headersTimeout
 
 const servers = new WeakMap<object, Upgrades>()
-const kFree = Symbol('fastify-real.free')
 
 /** A socket on its way to be a WebSocket's. */
-interface Underway extends Duplex { [kFree]?: () => void }
+interface Underway { readonly socket: Duplex }
 
 /** The one listener for upgrades of a server: it takes those of our routes, and leaves all others to whoever else listens. */
 export class Upgrades {
@@ -36,7 +35,7 @@ export class Upgrades {
     registry.drain.guests.add({
       get size () { return underway.size },
       close () {}, // they are answered 503
-      terminate () { for (const socket of underway) socket.destroy() }
+      terminate () { for (const { socket } of underway) socket.destroy() }
     })
     fastify.addHook('onReady', async () => {
       if (this.#server.listenerCount('upgrade') > 1) return // they may be another plugin's
@@ -73,15 +72,15 @@ export class Upgrades {
       return
     }
     socket.on('error', destroy) // node has taken its own listener away
-    this.#bound(socket)
-    if (refusal === null) this.#route(request, socket, head)
+    const free = this.#bound(socket)
+    if (refusal === null) this.#route(request, socket, head, free)
     else socket.end(refusal)
   }
 
   // what was asked before it on this socket is answered first
   #wait (before: ServerResponse, request: IncomingMessage, socket: Duplex, head: Buffer): void {
     socket.on('error', destroy)
-    this.#bound(socket)
+    const free = this.#bound(socket)
     const next = (): void => {
       if (socket.destroyed) return // its error may still be on the way
       const another = answerBefore(request, socket)
@@ -90,7 +89,7 @@ export class Upgrades {
         return
       }
       socket.removeListener('error', destroy)
-      this.#free(socket)
+      free()
       ;(socket as Socket).setTimeout(0) // node takes it for idle
       this.#on(request, socket, head)
     }
@@ -107,39 +106,37 @@ export class Upgrades {
   }
 
   // through the router, as any request: hooks, schema and auth apply, and a refusal is an ordinary answer
-  #route (request: IncomingMessage, socket: Duplex, head: Buffer): void {
+  #route (request: IncomingMessage, socket: Duplex, head: Buffer, free: () => void): void {
     const response = new ServerResponse(request)
     response.shouldKeepAlive = false
     try {
       response.assignSocket(socket as Socket)
     } catch (err) {
-      this.#free(socket)
+      free()
       return this.#fastify.log.warn({ err, url: request.url }, 'another listener has taken an upgrade of ours')
     }
     response.once('finish', () => socket.end())
     const release = (): void => {
       response.detachSocket(socket as Socket)
       socket.removeListener('error', destroy)
-      this.#free(socket)
+      free()
     }
-    setUpgrade(request, { socket, head, release })
+    setUpgrade(response, { socket, head, release })
     this.#fastify.routing(request, response)
   }
 
   // node has taken its own timers away too
-  #bound (socket: Duplex): void {
+  #bound (socket: Duplex): () => void {
+    const one: Underway = { socket }
     const timer = setTimeout(() => socket.destroy(), this.#server.headersTimeout || PATIENCE).unref()
-    const closed = (): void => this.#free(socket)
-    socket.on('close', closed)
-    this.#underway.add(socket)
-    ;(socket as Underway)[kFree] = () => {
+    const free = (): void => {
       clearTimeout(timer)
-      socket.removeListener('close', closed) // it may live for long
+      socket.removeListener('close', free) // it may live for long
+      this.#underway.delete(one)
     }
-  }
-
-  #free (socket: Duplex): void {
-    if (this.#underway.delete(socket)) (socket as Underway)[kFree]?.()
+    socket.on('close', free)
+    this.#underway.add(one)
+    return free
   }
 }
 
