@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { CloseReason } from '../types/transport.ts'
 import * as reasons from './close-reasons.ts'
-import { Members } from './members.ts'
+import { Crowd } from './crowd.ts'
 
 const STEP = 5 // between two looks at what is left
 
@@ -29,7 +29,7 @@ export interface DrainHost {
 export class Drain {
   begun = false
   /** Out of everything, but their wires are not closed yet. */
-  readonly closing = new Members<Drained>()
+  readonly closing = new Crowd<Drained>()
   readonly guests = new Set<Guests>()
   #working = 0
   readonly #settled = (): void => { this.#working-- }

@@ -12,7 +12,7 @@ import { toEvent } from './event.ts'
 import { Heartbeat } from './heartbeat.ts'
 import { Identities } from './identity.ts'
 import type { Identified } from './identity.ts'
-import { hashOfText, Members } from './members.ts'
+import { Crowd, hashOfText } from './crowd.ts'
 import { BackplaneNode, NODES } from './node.ts'
 import { Nodes } from './nodes.ts'
 import type { NodeMessage } from './nodes.ts'
@@ -40,7 +40,7 @@ export class Registry implements api.Registry {
   readonly counts = { sent: 0, dropped: 0, slow: 0, refused: 0, resumed: 0, gaps: 0 }
   readonly drain: Drain
   readonly #node: BackplaneNode
-  readonly #connections = new Members<Connection>()
+  readonly #connections = new Crowd<Connection>()
   readonly #admission: Admission<Connection>
   readonly #rosters: Rosters
   readonly #identities: Identities

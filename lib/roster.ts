@@ -1,6 +1,6 @@
 import type { Spared } from '../types/backplane.ts'
 import type { Framed } from './frame.ts'
-import { Members } from './members.ts'
+import { Crowd } from './crowd.ts'
 
 /** One of the connections of a topic. */
 export interface Member {
@@ -20,7 +20,7 @@ export class Roster<M extends Member = Member> {
   /** What is sent to it is kept. */
   readonly kept: boolean
   readonly isRoom: boolean
-  readonly members = new Members<M>()
+  readonly members = new Crowd<M>()
   /** Settles when the backplane has acknowledged it; the offset from which nothing is missed. */
   subscribed: Promise<number> | null = null
   /** Offset of the last kept event that was delivered, or of the subscription; Infinity before. */

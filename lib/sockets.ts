@@ -1,7 +1,7 @@
 import type { IncomingMessage, Server } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
-import { Members } from './members.ts'
+import { Crowd } from './crowd.ts'
 
 const ROOM = 64
 
@@ -9,7 +9,7 @@ const ROOM = 64
 export class Sockets {
   readonly #server: Server
   /** On which no request was made; an upgrade is none. */
-  readonly #fresh = new Members<Socket>()
+  readonly #fresh = new Crowd<Socket>()
   #room = ROOM // beyond it those that are gone are taken out: a listener on every socket would cost 400 bytes
   readonly #sessions = new Map<ServerHttp2Session, Socket>()
 

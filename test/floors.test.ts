@@ -8,7 +8,7 @@ import ts from 'typescript'
 const floors = [
   /^types\/[\w-]+$/,
   /^lib\/(errors|close-reasons|deflate|event-parser|transports\/[\w-]+-frame)$/,
-  /^lib\/(arguments|event|frame|identity|ids|members|options|origin|parcel|reply|upgrade)$/,
+  /^lib\/(arguments|crowd|event|frame|identity|ids|options|origin|parcel|reply|upgrade)$/,
   /^lib\/(admission|aging-map|backlog|connection-host|drain|ending|heartbeat|history|hold|joins|ledger|log-reader|nodes|outbox|present-room|replay|returning|room|roster|signals|sockets|source|topics)$/,
   /^lib\/(connection|outgoing|presence)$/,
   /^lib\/backplanes\/[\w-]+$/,

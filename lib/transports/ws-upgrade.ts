@@ -7,7 +7,7 @@ import type { FastifyInstance } from 'fastify'
 import FindMyWay from 'find-my-way'
 import { ShuttingDownError, UpgradeError } from '../errors.ts'
 import type { Registry } from '../registry.ts'
-import { Members } from '../members.ts'
+import { Crowd } from '../crowd.ts'
 import { strays } from '../route-order.ts'
 import { setUpgrade } from '../upgrade.ts'
 
@@ -24,7 +24,7 @@ export class Upgrades {
   readonly #server: Server
   readonly #registry: Registry
   readonly #router: FindMyWay.Instance<FindMyWay.HTTPVersion.V1>
-  readonly #underway = new Members<Underway>()
+  readonly #underway = new Crowd<Underway>()
 
   private constructor (fastify: FastifyInstance, registry: Registry) {
     this.#fastify = fastify

@@ -1,4 +1,4 @@
-// Members of several rooms get what was lost on the way before what came after it, once, and in the order of the sequence.
+// Crowd of several rooms get what was lost on the way before what came after it, once, and in the order of the sequence.
 import { createClient } from '@redis/client'
 import t from 'tap'
 import type { Test } from 'tap'
