@@ -409,7 +409,7 @@ t.test('text of a source has room by its bytes, however many a character needs',
   t.end()
 })
 
-t.test('a source that gives an event in each turn is written to in every second turn, a lone event at once', async (t) => {
+t.test('a source that gives an event in each turn is written to in every eighth turn, a lone event at once', async (t) => {
   let now = 50
   const outbox = new Outbox(() => {}, () => now)
   const packing = new Packing('p')
@@ -423,25 +423,36 @@ t.test('a source that gives an event in each turn is written to in every second 
     }
     return writes
   }
-  t.strictSame(await each('a', 'b', 'c', 'd', 'e'), [1, 1, 2, 2, 3])
-  t.equal(taker.text, '[p:a;][p:b;p:c;][p:d;p:e;]')
+  t.strictSame(await each(...'abcdefghijklmnopq'), [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3])
+  t.equal(taker.text, '[p:a;][p:b;p:c;p:d;p:e;p:f;p:g;p:h;p:i;][p:j;p:k;p:l;p:m;p:n;p:o;p:p;p:q;]')
+  now += 3
+  t.strictSame(await each('r'), [3])
+  now += 1
+  t.strictSame(await each('s'), [4], 'nor for longer than 4 ms')
   now += 4
-  t.strictSame(await each('f'), [4], 'it did not flow')
-  give(taker, 'g')
+  t.strictSame(await each('t'), [5], 'it did not flow')
+  give(taker, 'u')
+  for (let i = 0; i < 7; i++) {
+    await turn()
+    t.equal(taker.writes.length, 5)
+  }
   await turn()
-  t.equal(taker.writes.length, 4)
-  await turn()
-  t.equal(taker.writes.length, 5, 'nothing has to follow')
-  t.strictSame(await each('x'.repeat(16_384)), [6], 'nor does what fills a write wait')
-  give(taker, 'h')
+  t.equal(taker.writes.length, 6, 'nothing has to follow')
+  t.strictSame(await each('x'.repeat(16_384)), [7], 'nor does what fills a write wait')
+  give(taker, 'v')
   taker.deliver(framed('room'))
   await turn()
-  t.ok(taker.text.endsWith('[p:h;][p:room;]'), 'nor what stands before the event of a room')
-  t.strictSame(await each('i'), [7])
+  t.ok(taker.text.endsWith('[p:v;][p:room;]'), 'nor what stands before the event of a room')
+  t.strictSame(await each('w'), [8])
   taker.close()
-  t.ok(taker.text.endsWith('[p:i;]'), 'a close does not wait')
+  t.ok(taker.text.endsWith('[p:w;]'), 'a close does not wait')
   await turn()
-  t.equal(taker.writes.length, 8)
+  t.equal(taker.writes.length, 9)
+  const other = new Taker(outbox, packing, '2')
+  t.strictSame(await each('1', '2'), [9, 9])
+  give(other, 'x')
+  await turn()
+  t.equal(other.writes.length, 1, 'each for itself')
 })
 
 t.test('events of sources and of rooms keep their order, whatever their sizes', async (t) => {
@@ -467,8 +478,7 @@ t.test('events of sources and of rooms keep their order, whatever their sizes', 
     }
     if (random(40) === 0) await turn()
   }
-  await turn()
-  await turn() // what flows may wait for it
+  for (let i = 0; i < 8; i++) await turn() // what flows may wait so long
   t.strictSame(takers.map(({ text }) => text.replace(/[[\]]/g, '')), expected)
 })
 
