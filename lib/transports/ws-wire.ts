@@ -130,7 +130,9 @@ export class WsWire implements Wire {
   }
 
   /** Nobody pings it, and so finds out that it has deserted. Not over at once: a close frame may stand behind what is still being inflated. */
-  watch (): void { this.#socket.once('end', () => this.#expire()) }
+  watch (): void {
+    this.#socket.once('end', () => { if (this.#socket.writableLength > 0) this.#expire() }) // `ws` has ended it: with nothing on its way it is about to close
+  }
 
   // it may still take what was sent before
   #expire (): void {
