@@ -73,7 +73,9 @@ export class Crowd<T extends object> implements Iterable<T> {
   #placeOf (one: T): number {
     const table = this.#table
     if (table === null) return this.#list.indexOf(one)
-    for (let slot = hashOf(one) & (table.length - 1); table[slot] !== 0; slot = (slot + 1) & (table.length - 1)) {
+    const hash = (one as Hashed | null | undefined)?.[kHash] // an application may look for anything
+    if (hash === undefined) return NOWHERE
+    for (let slot = hash & (table.length - 1); table[slot] !== 0; slot = (slot + 1) & (table.length - 1)) {
       if (this.#at(table, slot) === one) return table[slot] as number - 1
     }
     return NOWHERE

@@ -23,13 +23,13 @@ export class Sockets {
         this.#sessions.set(session, latest)
         session.once('close', () => this.#sessions.delete(session))
       })
-    } else {
-      server.on(connected, (socket: Socket) => {
-        if (this.#fresh.size >= this.#room) this.#sweep()
-        this.#fresh.add(socket)
-      })
-      server.on('request', ({ socket }: IncomingMessage) => this.#fresh.delete(socket))
     }
+    server.on(connected, (socket: Socket) => {
+      if (isHttp2 && !isHttp1(socket)) return
+      if (this.#fresh.size >= this.#room) this.#sweep()
+      this.#fresh.add(socket)
+    })
+    server.on('request', (request: IncomingMessage) => { if (request.httpVersionMajor === 1) this.#fresh.delete(request.socket) })
   }
 
   /** Nothing is left that would have to be cut. */
@@ -63,4 +63,10 @@ export class Sockets {
     for (const socket of this.#fresh) if (socket.destroyed) this.#fresh.delete(socket)
     this.#room = 2 * this.#fresh.size + ROOM
   }
+}
+
+// of a server of HTTP/2 that takes both; one that does not closes it itself
+function isHttp1 (socket: Socket): boolean {
+  const { alpnProtocol } = socket as { alpnProtocol?: string | false | null } // of TLS only
+  return alpnProtocol !== undefined && alpnProtocol !== 'h2'
 }

@@ -123,6 +123,7 @@ export class Feed {
     try {
       await this.#relay(sink, await this.first)
     } catch (err) {
+      if (!this.#over) this.#stop() // the sink refused what it gave
       if (sink.open) throw err
       if (!isAbort(err)) this.#warn({ err }, LATE)
     } finally {

@@ -28,6 +28,17 @@ t.test('it is a set in the order they came', async (t) => {
   t.strictSame(crowd.list.filter((member) => member !== null), [])
 })
 
+t.test('what is no member is looked for without a trace, whatever it is', async (t) => {
+  for (const size of [1, 16, 17, 100]) {
+    const crowd = new Crowd<One>()
+    for (let i = 0; i < size; i++) crowd.add(one(String(i)))
+    const stranger = one('stranger')
+    for (const what of [undefined, null, 'name', 5, Object.freeze({}), stranger]) t.equal(crowd.has(what as One), false, `${size} ${String(what)}`)
+    t.equal(crowd.delete(stranger), false)
+    t.strictSame(Reflect.ownKeys(stranger), ['name'])
+  }
+})
+
 t.test('it does what a Set does, whatever the hashes', async (t) => {
   const seen = { most: 0, found: 0, left: 0, came: 0 }
   for (let seed = 1; seed <= 12; seed++) {

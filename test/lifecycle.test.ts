@@ -195,26 +195,28 @@ t.test('a request that was begun and does not come is given the grace, and one t
   t.equal(half.text, '')
 })
 
-t.test('nor does one over TLS keep it open, with nothing or half a request on it', async (t) => {
-  const app = await build(t, { fastify: { pluginTimeout: 0, https: { key, cert } } as never, connections: { drain: { grace: 300, within: 0 } } })
-  app.get('/live', { sse: true }, async (request, reply) => { reply.sse() })
-  const sockets: Socket[] = []
-  app.server.on('secureConnection', (socket: Socket) => { sockets.push(socket) })
-  const port = await listen(app)
-  const silent = connectTls({ port, rejectUnauthorized: false })
-  const half = connectTls({ port, rejectUnauthorized: false })
-  half.write('GET /live HTTP/1.1\r\nHos')
-  const stream = connectTls({ port, rejectUnauthorized: false })
-  let text = ''
-  stream.setEncoding('latin1').on('data', (chunk: string) => { text += chunk })
-  stream.write(asks('/live'))
-  let gone = 0
-  for (const socket of [silent, half, stream]) socket.on('error', () => {}).on('close', () => { gone++ })
-  await until(() => app.connections.size === 1 && text.includes('\r\n\r\n') && sockets.length === 3 && sockets.filter(({ bytesRead }) => bytesRead > 0).length === 2)
-  await app.close()
-  await until(() => gone === 3)
-  t.match(text, /retry: \d+\n\r\n0\r\n\r\n$/)
-})
+for (const [what, options] of Object.entries({ TLS: { https: { key, cert } }, 'TLS, to a server of HTTP/2 that takes HTTP/1,': { http2: true, https: { key, cert, allowHTTP1: true } } })) {
+  t.test(`nor does one over ${what} keep it open, with nothing or half a request on it`, async (t) => {
+    const app = await build(t, { fastify: { pluginTimeout: 0, ...options } as never, connections: { drain: { grace: 300, within: 0 } } })
+    app.get('/live', { sse: true }, async (request, reply) => { reply.sse() })
+    const sockets: Socket[] = []
+    app.server.on('secureConnection', (socket: Socket) => { sockets.push(socket) })
+    const port = await listen(app)
+    const silent = connectTls({ port, rejectUnauthorized: false })
+    const half = connectTls({ port, rejectUnauthorized: false })
+    half.write('GET /live HTTP/1.1\r\nHos')
+    const stream = connectTls({ port, rejectUnauthorized: false })
+    let text = ''
+    stream.setEncoding('latin1').on('data', (chunk: string) => { text += chunk })
+    stream.write(asks('/live'))
+    let gone = 0
+    for (const socket of [silent, half, stream]) socket.on('error', () => {}).on('close', () => { gone++ })
+    await until(() => app.connections.size === 1 && text.includes('\r\n\r\n') && sockets.length === 3 && sockets.filter(({ bytesRead }) => bytesRead > 0).length === 2)
+    await app.close()
+    await until(() => gone === 3)
+    t.match(text, /retry: \d+\n\r\n0\r\n\r\n$/)
+  })
+}
 
 function connectionsOf (app: FastifyInstance): Promise<number> {
   return new Promise((resolve, reject) => { app.server.getConnections((err, count) => err === null ? resolve(count) : reject(err)) })

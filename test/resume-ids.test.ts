@@ -1,4 +1,5 @@
 import t from 'tap'
+import type { Sendable } from '../lib/index.ts'
 import { until } from './helper.ts'
 import { app, transports } from './returner.ts'
 
@@ -92,6 +93,24 @@ for (const transport of transports) {
     t.equal(client.connection.send({ data: 2 }), true)
     t.strictSame(await client.wait(1), [2])
     t.equal(client.events[0]?.id, undefined)
+  })
+
+  t.test(`a source that gives a ${transport} client in a kept room an id of its own is told to end`, async (t) => {
+    const one = await app(t)
+    const client = one.client(transport, '/in?rooms=a')
+    await client.open()
+    await client.ready()
+    let finallies = 0
+    async function * source (): AsyncGenerator<Sendable> {
+      try {
+        yield { data: 1 }
+        yield { id: 'mine', data: 2 }
+      } finally { finallies++ }
+    }
+    await t.rejects(client.connection.from(source()), { code: 'FST_ERR_REAL_DIRECT_ID' })
+    await until(() => finallies === 1)
+    t.equal(client.connection.send({ data: 3 }), true)
+    t.strictSame(await client.wait(2), [1, 3])
   })
 }
 

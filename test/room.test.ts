@@ -322,6 +322,15 @@ t.test('a handle holds no state: it may be kept or made again', async (t) => {
   t.equal(room instanceof RoomHandle, true)
 })
 
+t.test('what is no connection is in no room, however many are', async (t) => {
+  const one = await node(t)
+  const room = one.registry.room('room')
+  for (let i = 0; i < 20; i++) {
+    await connect(one).connection.join('room')
+    for (const what of [null, undefined, 'id', {}]) t.equal(room.has(what as never), false, `${room.size}`)
+  }
+})
+
 t.test('members may come and go while they are walked', async (t) => {
   const one = await node(t)
   const all = Array.from({ length: 10 }, () => connect(one).connection)

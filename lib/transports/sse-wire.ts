@@ -242,7 +242,9 @@ export class SseWire implements Wire {
     // RST_STREAM without an error would pass for an end
     if (!isHttp1(this.#raw)) this.#raw.stream.removeListener('aborted', clientEnded).close(constants.NGHTTP2_INTERNAL_ERROR)
     this.#raw.destroy()
-    if (this.#socket !== null) this.#raw.req.destroy() // node does it with an error, and writes a stack for it: a tenth of all that a connection costs
+    const { req } = this.#raw
+    // node does it with an error, and writes a stack for it, a tenth of all that a connection costs; who waits for the rest of a body may wait for that
+    if (this.#socket !== null && req.listenerCount('error') === 0) req.destroy()
   }
 
   /** The response is closed: finished, or its client has left. */

@@ -141,6 +141,7 @@ function eventsHandler (registry: Registry, settings: SseSettings, handler: Hand
       if (streamOf(reply) === null && isEvents(value, streams, reply)) reply.sse(value as never)
       return settle(reply, value, true)
     } catch (err) {
+      if (streamOf(reply) === null) delete (reply as Partial<Reply>).send // the error is no answer of the handler's: who makes one of it may make a stream
       return abandon(reply, err)
     }
   }

@@ -221,6 +221,22 @@ t.test('an error handler that sends an object is what answers before the first b
   t.strictSame((await app.inject('/scoped')).json(), { scoped: 'no' })
 })
 
+t.test('an error handler may answer with a stream where there is none yet', async (t) => {
+  const app = await build(t, { sse: { retry: 0 } })
+  app.setErrorHandler((err: Error, _request, reply) => { reply.code(200).sse([err.message]) })
+  const failing = async (): Promise<never> => { throw new Error('no') }
+  app.get('/plain', failing)
+  app.get('/events', { sse: true }, failing)
+  app.get('/hook', { sse: true, preHandler: failing }, finite)
+  app.get('/answered', { sse: true, onSend: async (_request, _reply, payload) => payload }, async (_request, reply) => { reply.send('mine'); throw new Error('no') })
+  for (const path of ['/plain', '/events', '/hook']) {
+    const response = await app.inject(path)
+    t.match(response, { statusCode: 200, body: 'data: no\n\n', headers: { 'content-type': 'text/event-stream' } }, path)
+  }
+  t.equal((await app.inject('/answered')).body, 'mine')
+  t.equal(app.connections.size, 0)
+})
+
 t.test('what is thrown and is no Error is answered as Fastify does', async (t) => {
   const app = await build(t)
   const things: Record<string, unknown> = { string: 'no', object: { statusCode: 409, code: 'MINE', message: 'no' }, number: 5, undefined, null: null }

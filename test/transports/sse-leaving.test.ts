@@ -1,4 +1,6 @@
+import type { IncomingMessage } from 'node:http'
 import { Readable } from 'node:stream'
+import { finished } from 'node:stream/promises'
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import t from 'tap'
@@ -154,23 +156,48 @@ async function serve (t: Test, handler: Handler, install: (app: FastifyInstance)
 
 for (const [how, leave] of Object.entries(ways)) {
   t.test(`who listens to the request of a stream hears once of ${how}`, async (t) => {
-    const heard: string[] = []
-    const app = await build(t)
-    app.addHook('onRequestAbort', async (_request) => { heard.push('onRequestAbort') })
-    app.get('/x', { sse: true }, async (request, reply) => {
-      for (const name of ['aborted', 'close', 'error']) request.raw.on(name, () => { heard.push(name) })
-      reply.raw.on('close', () => { heard.push('close of the response') })
-      reply.sse()
-    })
-    const client = await rawClient(t, await listen(app), get('/x'))
-    await until(() => app.connections.size === 1)
-    await client.wait('event-stream')
-    leave(client)
-    const meant = ['aborted', 'close', 'close of the response', 'onRequestAbort']
-    await until(() => meant.every((name) => heard.includes(name)))
-    t.equal(app.connections.size, 0)
-    if (how === 'a half-close') t.notOk(heard.includes('error'), 'no stack is written') // the others may come as a reset, which is one
-    t.strictSame(heard.filter((name) => name !== 'error').sort(), meant)
+    for (const names of [['aborted', 'close'], ['aborted', 'close', 'error']]) {
+      const heard: string[] = []
+      let raw: IncomingMessage | null = null
+      const app = await build(t)
+      app.addHook('onRequestAbort', async (_request) => { heard.push('onRequestAbort') })
+      app.get('/x', { sse: true }, async (request, reply) => {
+        raw = request.raw
+        for (const name of names) request.raw.on(name, () => { heard.push(name) })
+        reply.raw.on('close', () => { heard.push('close of the response') })
+        reply.sse()
+      })
+      const client = await rawClient(t, await listen(app), get('/x'))
+      await until(() => app.connections.size === 1)
+      await client.wait('event-stream')
+      leave(client)
+      const meant = [...names, 'close of the response', 'onRequestAbort']
+      await until(() => meant.every((name) => heard.includes(name)))
+      t.equal(app.connections.size, 0)
+      if (how === 'a half-close' && !names.includes('error')) t.equal((raw as IncomingMessage | null)?.errored, null, 'no stack is written') // the others may come as a reset, which is one
+      t.strictSame(heard.sort(), meant.sort())
+    }
+  })
+
+  t.test(`who reads the body of a stream's request hears of ${how}`, async (t) => {
+    const readers: Record<string, (body: IncomingMessage) => Promise<unknown>> = {
+      listeners: (body) => new Promise((resolve, reject) => body.on('data', () => {}).on('end', resolve).on('error', reject)),
+      'finished()': (body) => finished(body.resume())
+    }
+    for (const [what, read] of Object.entries(readers)) {
+      const app = await build(t)
+      app.addContentTypeParser('*', (_request: FastifyRequest, payload: IncomingMessage, done: (err: null, body: IncomingMessage) => void) => done(null, payload))
+      let told: unknown = null
+      app.post<{ Body: IncomingMessage }>('/x', { sse: true }, async ({ body }, reply) => {
+        reply.sse().send('begun')
+        told = await read(body).catch((err: unknown) => err)
+      })
+      const client = await rawClient(t, await listen(app), 'POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/x\r\ncontent-length: 100\r\n\r\nsome')
+      await client.wait('begun')
+      leave(client)
+      await until(() => told !== null)
+      t.match(told, { code: 'ECONNRESET', message: 'aborted' }, what)
+    }
   })
 }
 
