@@ -1,6 +1,6 @@
 import { OptionError } from '../errors.ts'
 import { NodeRedisCluster } from './redis-cluster.ts'
-import { BYTES, listen } from './redis-library.ts'
+import { BYTES, calm, listen } from './redis-library.ts'
 import type { Client, IoRedisCalls, IoRedisLike, Listener, NodeRedisCalls, NodeRedisClusterLike, NodeRedisLike, Subscriber } from './redis-library.ts'
 import type { Command } from './redis-script.ts'
 
@@ -21,7 +21,10 @@ export function clientOf (given: unknown, key: string): Client {
 class NodeRedis implements Client {
   readonly isSharded = false
   readonly #client: NodeRedisCalls
-  constructor (client: NodeRedisLike) { this.#client = client as unknown as NodeRedisCalls }
+  constructor (client: NodeRedisLike) {
+    this.#client = client as unknown as NodeRedisCalls
+    calm(client)
+  }
 
   get closed (): boolean { return !this.#client.isOpen }
   get ready (): boolean { return this.#client.isReady }

@@ -1,4 +1,4 @@
-import { BYTES, listen } from './redis-library.ts'
+import { BYTES, calm, listen } from './redis-library.ts'
 import type { Client, Listener, NodeRedisCalls, NodeRedisClusterLike, Subscriber } from './redis-library.ts'
 import type { Command } from './redis-script.ts'
 
@@ -20,6 +20,7 @@ export class NodeRedisCluster implements Client {
   constructor (cluster: NodeRedisClusterLike, key: string) {
     this.#cluster = cluster as unknown as ClusterCalls
     this.#key = key
+    calm(cluster)
   }
 
   get closed (): boolean { return !this.#cluster.isOpen }

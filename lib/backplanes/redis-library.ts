@@ -97,6 +97,12 @@ export interface IoRedisCalls extends Emitter, Pick<IoRedisLike, 'status' | 'con
   unsubscribe (...channels: string[]): Promise<unknown>
 }
 
+/**
+ * Errors of one of `@redis/client` do not end the process when nobody watches it. It has to be before all others: what `createClient()`
+ * gives only inherits from what emits, so where its last handler is taken away that stays, and those that come later are never called.
+ */
+export function calm (emitter: Emitter): void { emitter.on('error', () => {}) }
+
 /** Gives what ends it. */
 export function listen (emitter: Emitter, handlers: Record<string, Handler>): () => void {
   for (const [name, handler] of Object.entries(handlers)) emitter.on(name, handler)

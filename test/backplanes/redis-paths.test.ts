@@ -117,6 +117,20 @@ withRedis(t, () => {
     })
   }
 
+  t.test('a client of @redis/client that nobody else hears of is heard of again, and not by who has ended', async (t) => {
+    const { port } = await redisServer(t)
+    const client = createClient({ url: `redis://127.0.0.1:${port}` })
+    const given = clientOf(client, META)
+    const heard: string[] = []
+    given.watch(() => heard.push('one'), () => heard.push('one'))()
+    const unwatch = given.watch(() => heard.push('other'), () => heard.push('other'))
+    await client.connect()
+    t.strictSame(heard, ['other'])
+    unwatch()
+    client.destroy()
+    t.strictSame(heard, ['other'])
+  })
+
   async function isDropped (t: Test, backplane: Backplane, ear: Ear, channels: () => Promise<string>): Promise<void> {
     await backplane.subscribe(ear, 'room/x')
     t.match(await channels(), /c:room\/x/)
