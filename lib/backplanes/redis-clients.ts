@@ -29,7 +29,7 @@ class NodeRedis implements Client {
   get closed (): boolean { return !this.#client.isOpen }
   get ready (): boolean { return this.#client.isReady }
   open (): Promise<unknown> { return this.#client.connect() }
-  async close (): Promise<unknown> { return this.#client.close() }
+  destroy (): void { this.#client.destroy() }
   hurry (): void {} // it waits two seconds at most
 
   run (commands: Command[]): Promise<unknown[]> {
@@ -77,14 +77,7 @@ class IoRedis implements Client {
   get closed (): boolean { return this.#client.status === 'wait' || this.#client.status === 'end' }
   get ready (): boolean { return this.#client.status === 'ready' }
   open (): Promise<unknown> { return this.#client.connect() }
-  async close (): Promise<unknown> {
-    try {
-      return await this.#client.quit()
-    } finally {
-      this.#client.disconnect() // after `hurry` it would still try again, and be there
-    }
-  }
-
+  destroy (): void { this.#client.disconnect() }
   hurry (): void { if (this.#client.status === 'reconnecting') this.#client.connect().catch(never) }
 
   async run (commands: Command[]): Promise<unknown[]> {

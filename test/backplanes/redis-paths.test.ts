@@ -117,6 +117,25 @@ withRedis(t, () => {
     })
   }
 
+  for (const [name, make] of Object.entries(made)) {
+    t.test(`with a client of ${name} that was not open, a node ends and a start fails while Redis stands still`, { timeout: 60_000 }, async (t) => {
+      const server = await redisServer(t)
+      const ear = new Ear('one')
+      for (const isLost of [false, true]) {
+        const backplane = redis({ client: make(server.port).client })
+        await backplane.start(ear)
+        server.process.kill('SIGSTOP')
+        backplane.range('room/x', 0, 10).catch(() => {})
+        const closing = backplane.close(ear)
+        if (isLost) await server.stop()
+        await closing
+        if (isLost) break
+        await t.rejects(redis({ client: make(server.port).client, timeout: 50 }).start(ear), { message: 'redis does not answer' })
+        server.process.kill('SIGCONT')
+      }
+    })
+  }
+
   t.test('a client of @redis/client that nobody else hears of is heard of again, and not by who has ended', async (t) => {
     const { port } = await redisServer(t)
     const client = createClient({ url: `redis://127.0.0.1:${port}` })
