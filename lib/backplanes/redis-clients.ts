@@ -1,6 +1,6 @@
 import { OptionError } from '../errors.ts'
 import { NodeRedisCluster } from './redis-cluster.ts'
-import { BYTES, listen } from './redis-library.ts'
+import { BYTES, calm, listen } from './redis-library.ts'
 import type { Client, IoRedisCalls, IoRedisLike, Listener, NodeRedisCalls, NodeRedisClusterLike, NodeRedisLike, Subscriber } from './redis-library.ts'
 import type { Command } from './redis-script.ts'
 
@@ -21,12 +21,15 @@ export function clientOf (given: unknown, key: string): Client {
 class NodeRedis implements Client {
   readonly isSharded = false
   readonly #client: NodeRedisCalls
-  constructor (client: NodeRedisLike) { this.#client = client as unknown as NodeRedisCalls }
+  constructor (client: NodeRedisLike) {
+    this.#client = client as unknown as NodeRedisCalls
+    calm(client)
+  }
 
   get closed (): boolean { return !this.#client.isOpen }
   get ready (): boolean { return this.#client.isReady }
   open (): Promise<unknown> { return this.#client.connect() }
-  async close (): Promise<unknown> { return this.#client.close() }
+  destroy (): void { this.#client.destroy() }
   hurry (): void {} // it waits two seconds at most
 
   run (commands: Command[]): Promise<unknown[]> {
@@ -74,14 +77,7 @@ class IoRedis implements Client {
   get closed (): boolean { return this.#client.status === 'wait' || this.#client.status === 'end' }
   get ready (): boolean { return this.#client.status === 'ready' }
   open (): Promise<unknown> { return this.#client.connect() }
-  async close (): Promise<unknown> {
-    try {
-      return await this.#client.quit()
-    } finally {
-      this.#client.disconnect() // after `hurry` it would still try again, and be there
-    }
-  }
-
+  destroy (): void { this.#client.disconnect() }
   hurry (): void { if (this.#client.status === 'reconnecting') this.#client.connect().catch(never) }
 
   async run (commands: Command[]): Promise<unknown[]> {

@@ -1,11 +1,11 @@
-import { BYTES, listen } from './redis-library.ts'
+import { BYTES, calm, listen } from './redis-library.ts'
 import type { Client, Listener, NodeRedisCalls, NodeRedisClusterLike, Subscriber } from './redis-library.ts'
 import type { Command } from './redis-script.ts'
 
 interface Shard { readonly master: object }
 
 /** What is called of it. */
-export interface ClusterCalls extends Pick<NodeRedisClusterLike, 'isOpen' | 'isReady' | 'connect' | 'close' | 'on' | 'off'> {
+export interface ClusterCalls extends Pick<NodeRedisClusterLike, 'isOpen' | 'isReady' | 'connect' | 'destroy' | 'on' | 'off'> {
   readonly slots: Array<Shard | undefined>
   sendCommand (key: string, isReadonly: boolean, command: Command, options?: object): Promise<unknown>
   nodeClient (node: object): Promise<NodeRedisCalls> | NodeRedisCalls
@@ -20,12 +20,13 @@ export class NodeRedisCluster implements Client {
   constructor (cluster: NodeRedisClusterLike, key: string) {
     this.#cluster = cluster as unknown as ClusterCalls
     this.#key = key
+    calm(cluster)
   }
 
   get closed (): boolean { return !this.#cluster.isOpen }
   get ready (): boolean { return this.#cluster.isReady }
   open (): Promise<unknown> { return this.#cluster.connect() }
-  async close (): Promise<unknown> { return this.#cluster.close() }
+  destroy (): void { this.#cluster.destroy() }
   hurry (): void {}
 
   run (commands: Command[]): Promise<unknown[]> {

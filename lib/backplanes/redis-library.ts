@@ -26,7 +26,8 @@ export interface Client {
   /** Commands reach the server now. */
   readonly ready: boolean
   open (): Promise<unknown>
-  close (): Promise<unknown>
+  /** What is not answered yet is not waited for. */
+  destroy (): void
   /** The server is there: where the library would wait long before it tries again, it tries now. */
   hurry (): void
   /** One reply each, an error where it failed; texts are bytes. All are written at once. */
@@ -45,7 +46,6 @@ export interface NodeRedisLike extends Emitter {
   readonly isReady: boolean
   readonly options?: object | undefined
   connect (): Promise<unknown>
-  close (): unknown
   destroy (): unknown
   sendCommand (...args: never[]): Promise<unknown>
   duplicate (options?: never): unknown
@@ -59,7 +59,7 @@ export interface NodeRedisClusterLike extends Emitter {
   readonly isReady: boolean
   readonly slots: object
   connect (): Promise<unknown>
-  close (): unknown
+  destroy (): unknown
   sendCommand (...args: never[]): Promise<unknown>
   duplicate (options?: never): unknown
   nodeClient (...args: never[]): unknown
@@ -69,7 +69,6 @@ export interface NodeRedisClusterLike extends Emitter {
 export interface IoRedisLike extends Emitter {
   readonly status: string
   connect (): Promise<unknown>
-  quit (): Promise<unknown>
   disconnect (): void
   pipeline (): unknown
   duplicate (options?: never): unknown
@@ -80,7 +79,7 @@ export interface IoRedisLike extends Emitter {
 /** RESP's bulk strings, `$`, are bytes. No timer for each command, which costs a quarter of it: there are deadlines of our own. */
 export const BYTES = { typeMapping: { 36: Buffer }, timeout: 0 }
 
-export interface NodeRedisCalls extends Emitter, Pick<NodeRedisLike, 'isOpen' | 'isReady' | 'connect' | 'close' | 'destroy'> {
+export interface NodeRedisCalls extends Emitter, Pick<NodeRedisLike, 'isOpen' | 'isReady' | 'connect' | 'destroy'> {
   readonly options?: { socket?: object }
   sendCommand (command: Command, options: object): Promise<unknown>
   duplicate (options: object): NodeRedisCalls
@@ -90,12 +89,31 @@ export interface NodeRedisCalls extends Emitter, Pick<NodeRedisLike, 'isOpen' | 
   sUnsubscribe: NodeRedisCalls['unsubscribe']
 }
 
-export interface IoRedisCalls extends Emitter, Pick<IoRedisLike, 'status' | 'connect' | 'quit' | 'disconnect'> {
+export interface IoRedisCalls extends Emitter, Pick<IoRedisLike, 'status' | 'connect' | 'disconnect'> {
   pipeline (): { callBuffer (...command: Command): unknown, exec (): Promise<Array<[Error | null, unknown]>> }
   duplicate (options: object): IoRedisCalls
   subscribe (...channels: string[]): Promise<unknown>
   unsubscribe (...channels: string[]): Promise<unknown>
 }
+
+const FAREWELL = 1_000 // milliseconds that what was sent last may take
+
+/** Ends it when what it was given before is answered. What the libraries have for that waits for ever where no answer comes. */
+export async function close (client: Client): Promise<void> {
+  if (client.ready) {
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise((resolve) => { timer = setTimeout(resolve, FAREWELL) })
+    await Promise.race([client.run([['PING']]), late])
+    clearTimeout(timer)
+  }
+  client.destroy()
+}
+
+/**
+ * Errors of one of `@redis/client` do not end the process when nobody watches it. It has to be before all others: what `createClient()`
+ * gives only inherits from what emits, so where its last handler is taken away that stays, and those that come later are never called.
+ */
+export function calm (emitter: Emitter): void { emitter.on('error', () => {}) }
 
 /** Gives what ends it. */
 export function listen (emitter: Emitter, handlers: Record<string, Handler>): () => void {

@@ -4,6 +4,7 @@ import type { CheckedEvent } from '../event.ts'
 import { decodeParcel, encodeParcel } from '../parcel.ts'
 import { Topics } from '../topics.ts'
 import { clientOf } from './redis-clients.ts'
+import { close } from './redis-library.ts'
 import type { Client } from './redis-library.ts'
 import { Intake } from './redis-intake.ts'
 import { Link } from './redis-link.ts'
@@ -176,7 +177,7 @@ class RedisBackplane implements Backplane {
     this.#sender.close()
     for (const own of this.#own.values()) own.arrived()
     this.#intake.clear()
-    if (this.#opened) await this.#client.close().catch(() => {})
+    if (this.#opened) await close(this.#client)
     this.#opened = false
     ;[this.#sender, this.#link, this.#marks] = this.#parts()
   }

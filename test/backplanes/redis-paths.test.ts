@@ -117,6 +117,39 @@ withRedis(t, () => {
     })
   }
 
+  for (const [name, make] of Object.entries(made)) {
+    t.test(`with a client of ${name} that was not open, a node ends and a start fails while Redis stands still`, { timeout: 60_000 }, async (t) => {
+      const server = await redisServer(t)
+      const ear = new Ear('one')
+      for (const isLost of [false, true]) {
+        const backplane = redis({ client: make(server.port).client })
+        await backplane.start(ear)
+        server.process.kill('SIGSTOP')
+        backplane.range('room/x', 0, 10).catch(() => {})
+        const closing = backplane.close(ear)
+        if (isLost) await server.stop()
+        await closing
+        if (isLost) break
+        await t.rejects(redis({ client: make(server.port).client, timeout: 50 }).start(ear), { message: 'redis does not answer' })
+        server.process.kill('SIGCONT')
+      }
+    })
+  }
+
+  t.test('a client of @redis/client that nobody else hears of is heard of again, and not by who has ended', async (t) => {
+    const { port } = await redisServer(t)
+    const client = createClient({ url: `redis://127.0.0.1:${port}` })
+    const given = clientOf(client, META)
+    const heard: string[] = []
+    given.watch(() => heard.push('one'), () => heard.push('one'))()
+    const unwatch = given.watch(() => heard.push('other'), () => heard.push('other'))
+    await client.connect()
+    t.strictSame(heard, ['other'])
+    unwatch()
+    client.destroy()
+    t.strictSame(heard, ['other'])
+  })
+
   async function isDropped (t: Test, backplane: Backplane, ear: Ear, channels: () => Promise<string>): Promise<void> {
     await backplane.subscribe(ear, 'room/x')
     t.match(await channels(), /c:room\/x/)

@@ -15,7 +15,7 @@ class Held {
     closed: false,
     ready: true,
     async open () {},
-    async close () {},
+    destroy () {},
     hurry () {},
     run: (commands) => new Promise((resolve) => { this.asked.push({ commands, answer: (...replies) => resolve(replies) }) }),
     subscriber () { throw new Error('nobody subscribes here') },
