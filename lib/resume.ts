@@ -125,7 +125,7 @@ export class Resume {
   /** It joins them at this offset, or at that of their acknowledgement. Gives what `joined` is to be told. */
   joining (connection: Connection, rosters: Array<Roster<Connection>>, offset: number): Join {
     const join = joins.begin(connection, rosters, offset, this.#reader.resets)
-    if (!connection.released && connection.since !== Infinity) this.#note(connection)
+    if (this.#ledgers.get(connection)?.busy === true || (!connection.released && connection.since !== Infinity)) this.#note(connection)
     return join
   }
 

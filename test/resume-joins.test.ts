@@ -446,3 +446,25 @@ t.test('nor where it is held, or its reader is behind, when they are acknowledge
     t.equal(world.one.registry.stats().slow, isMissed ? 0 : 1)
   }
 })
+
+t.test('who joins its first rooms while its reader is behind is given all that comes from then on', async (t) => {
+  for (const bare of [false, true]) {
+    for (const rooms of [['a'], ['b'], ['a', 'b']]) {
+      const world = await new World().start(t)
+      await world.member('a')
+      const fake = connect(world.one, { bare, broadcast: false })
+      fake.connection.send('x'.repeat(50))
+      fake.wire.buffered = 990
+      await turn()
+      await world.send('a before', 'b before')
+      t.equal(await fake.connection.join(rooms), true)
+      await turn()
+      await world.send('a after', 'b after')
+      await turn()
+      fake.wire.buffered = 0
+      for (let i = 0; i < 3; i++) await turn()
+      const meant = [...rooms.map((room) => `${room} after`), { reason: 'slow', dropped: 1 }]
+      t.strictSame(given(fake), meant, `${bare ? 'bare' : 'placed'} ${rooms.join()}`)
+    }
+  }
+})
