@@ -1,10 +1,13 @@
 import { connect } from '@nats-io/transport-node'
+import type { NatsConnection } from '@nats-io/transport-node'
 import t from 'tap'
+import type { Test } from 'tap'
 import { nats } from '../../lib/backplanes/nats.ts'
 import { parseCursor } from '../../lib/event.ts'
-import { connect as member, FakeEncoding, node } from '../fake.ts'
+import { connect as member, FakeEncoding, node, turn } from '../fake.ts'
+import type { FakeNode } from '../fake.ts'
 import { until } from '../helper.ts'
-import { natsConnection, natsServer, Relay, withNats } from '../nats.ts'
+import { lossy, natsConnection, natsServer, Relay, withNats } from '../nats.ts'
 
 const pause = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds))
 const random = (below: number): number => Math.floor(Math.random() * below)
@@ -57,5 +60,68 @@ withNats(() => {
       t.strictSame(idsOf(one), own)
       for (const { wire } of [both, one]) t.strictSame(wire.events.filter(({ event }) => event === 'gap'), [])
     })
+
+    t.test(`who joins while it is found out what was lost waits for that, as long as it can be: ${follow}`, async (t) => {
+      for (const answers of [true, false]) {
+        const world = await unsure(t, follow)
+        const { connection, wire } = member(world.here, { bare: false, broadcast: false, encoding: new FakeEncoding('nats') })
+        const joined = connection.join(['a', 'b'])
+        await world.placed()
+        if (answers) world.answer()
+        t.equal(await joined, true)
+        world.answer()
+        await world.there.registry.room('b').send('b1')
+        await until(() => wire.events.some(({ data }) => data === 'b1'))
+        if (!answers) continue
+        const places = wire.events.map(({ id }) => parseCursor(id as string)?.offset as number)
+        t.strictSame(places, [...places].sort((x, y) => x - y), 'its place only grows')
+        t.equal(wire.events[0]?.event, 'ready')
+        t.ok(wire.events.some(({ data }) => data === 'a1'))
+      }
+    })
   }
 })
+
+/** A node that has lost an event of one room and looks for it, but gets no answer yet; what came in another room since waits. */
+async function unsure (t: Test, follow: 'rooms' | 'all'): Promise<{ here: FakeNode, there: FakeNode, /** Who joins next has its place. */ placed (): Promise<void>, answer (): void }> {
+  const server = await natsServer(t)
+  const connection = await natsConnection(t, server)
+  const late: Array<() => void> = []
+  let loses = false
+  let isLate = false
+  let answers = 0
+  const slowed: NatsConnection = new Proxy(lossy(connection, (subject) => loses && subject.includes('.d.k.'), { holds: (subject) => subject.includes('.r.') && ++answers < 0 }), {
+    get (target, name) {
+      if (name !== 'publish') return Reflect.get(target, name) as unknown
+      return (...args: Parameters<NatsConnection['publish']>) => {
+        if (isLate && args[0].includes('DIRECT.GET')) late.push(() => connection.publish(...args))
+        else connection.publish(...args)
+      }
+    }
+  })
+  const here = await node(t, {}, nats({ connection: slowed, name: 'app', follow, timeout: 1_000 }))
+  const there = await node(t, {}, nats({ connection: await natsConnection(t, server), name: 'app', follow }))
+  const { connection: keeper } = member(here, { bare: false, broadcast: false })
+  await keeper.join(['a', 'c'])
+  loses = isLate = true
+  await there.registry.room('c').send('lost')
+  await connection.flush()
+  loses = false
+  await there.registry.room('c').send('c2')
+  await until(() => late.length > 0)
+  await there.registry.room('a').send('a1')
+  await there.registry.room('b').send('before')
+  const before = answers
+  return {
+    here,
+    there,
+    async placed () {
+      await until(() => answers === before + (follow === 'all' ? 1 : 2))
+      await turn()
+    },
+    answer () {
+      isLate = false
+      for (const ask of late.splice(0)) ask()
+    }
+  }
+}
