@@ -116,6 +116,7 @@ export class Intake {
     if (sequence !== null && !isKnown) this.#host.astray()
     // what was kept before it, in other topics, comes before whoever subscribes is told
     if (isKnown) await this.order.when(() => !this.#host.isReady || (this.order.isAll ? this.order.last >= sequence.last : !this.order.isShut))
+    if (isKnown) this.order.reach(sequence.last)
     topic.opening = null
   }
 

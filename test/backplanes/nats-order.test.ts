@@ -79,6 +79,33 @@ withNats(() => {
         t.ok(wire.events.some(({ data }) => data === 'a1'))
       }
     })
+
+    t.test(`who joins is given what was sent to a room that is new to the node before that was acknowledged, and after the place it is told: ${follow}`, async (t) => {
+      const server = await natsServer(t)
+      const late: Array<() => void> = []
+      let isLate = false
+      const connection = await natsConnection(t, server)
+      const deaf = lossy(connection, (subject) => isLate && subject.endsWith('room/b') && follow === 'rooms') // as if the server did not know yet that it is wanted
+      const here = await node(t, {}, nats({ connection: delayed(deaf, late, (subject) => isLate && subject.includes('STREAM.INFO')), name: 'app', follow }))
+      const there = await node(t, {}, nats({ connection: await natsConnection(t, server), name: 'app', follow }))
+      const keeper = member(here, { bare: false, broadcast: false, encoding: new FakeEncoding('nats') })
+      await keeper.connection.join('a')
+      await here.registry.room('a').history() // its log is known
+      isLate = true
+      const { connection: one, wire } = member(here, { bare: false, broadcast: false, encoding: new FakeEncoding('nats') })
+      const joined = one.join(['a', 'b'])
+      await until(() => late.length > 0)
+      await there.registry.room('a').send('a1')
+      await there.registry.room('b').send('b1')
+      await connection.flush()
+      await until(() => keeper.wire.events.some(({ data }) => data === 'a1'))
+      isLate = false
+      for (const ask of late) ask()
+      t.equal(await joined, true)
+      await there.registry.room('b').send('b2')
+      await until(() => wire.events.some(({ data }) => data === 'b2'))
+      t.strictSame(wire.events.filter(({ event }) => event !== 'ready').map(({ data }) => data), ['a1', 'b1', 'b2'])
+    })
   }
 })
 
@@ -90,15 +117,8 @@ async function unsure (t: Test, follow: 'rooms' | 'all'): Promise<{ here: FakeNo
   let loses = false
   let isLate = false
   let answers = 0
-  const slowed: NatsConnection = new Proxy(lossy(connection, (subject) => loses && subject.includes('.d.k.'), { holds: (subject) => subject.includes('.r.') && ++answers < 0 }), {
-    get (target, name) {
-      if (name !== 'publish') return Reflect.get(target, name) as unknown
-      return (...args: Parameters<NatsConnection['publish']>) => {
-        if (isLate && args[0].includes('DIRECT.GET')) late.push(() => connection.publish(...args))
-        else connection.publish(...args)
-      }
-    }
-  })
+  const heard = lossy(connection, (subject) => loses && subject.includes('.d.k.'), { holds: (subject) => subject.includes('.r.') && ++answers < 0 })
+  const slowed = delayed(heard, late, (subject) => isLate && subject.includes('DIRECT.GET'))
   const here = await node(t, {}, nats({ connection: slowed, name: 'app', follow, timeout: 1_000 }))
   const there = await node(t, {}, nats({ connection: await natsConnection(t, server), name: 'app', follow }))
   const { connection: keeper } = member(here, { bare: false, broadcast: false })
@@ -124,4 +144,17 @@ async function unsure (t: Test, follow: 'rooms' | 'all'): Promise<{ here: FakeNo
       for (const ask of late.splice(0)) ask()
     }
   }
+}
+
+/** A connection on which some of what is published is published when that is called. */
+function delayed (connection: NatsConnection, late: Array<() => void>, isLate: (subject: string) => boolean): NatsConnection {
+  return new Proxy(connection, {
+    get (target, name) {
+      if (name !== 'publish') return Reflect.get(target, name) as unknown
+      return (...args: Parameters<NatsConnection['publish']>) => {
+        if (isLate(args[0])) late.push(() => target.publish(...args))
+        else target.publish(...args)
+      }
+    }
+  })
 }
