@@ -42,9 +42,8 @@ export class Rosters {
       }
     }
     if (roster.subscribed === null) this.#subscribe(roster)
-    const isNew = !roster.members.has(connection)
+    const isNew = roster.members.add(connection)
     if (isNew) {
-      roster.members.add(connection)
       connection.rosters = roster.after(connection.rosters)
       if (roster.kept) connection.kept++
       if (roster.isRoom) {
