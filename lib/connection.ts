@@ -61,6 +61,8 @@ export class Connection extends Outgoing implements TransportLink, Member, Joine
     if (this.returning !== null) this.mode = HELD
   }
 
+  /** What came up to now it has, and nothing of that may be dropped any more. */
+  get isCurrent (): boolean { return this.mode === LIVE && this.tail.before === null }
   /** Its wire is open and nothing holds it. */
   get announced (): boolean { return this.#opened && this.mode === LIVE }
   get rooms (): ReadonlySet<string> { return (this.roomNames ??= new Set(this.namesOfRooms())) }
@@ -110,7 +112,9 @@ export class Connection extends Outgoing implements TransportLink, Member, Joine
     const isFirst = this.since === Infinity && this.returning === null
     const before = (this.#hold?.first ?? Infinity) - 1 // up to there nothing came; what was sent long before that is not for it
     const offset = this.#joining ? Math.max(earliest, Math.min(latest, before)) : earliest
-    if (kept && offset > this.position && (isFirst || (this.mode === LIVE && this.tail.before === null))) this.position = offset
+    const { isCurrent } = this
+    const position = isCurrent ? latest : offset
+    if (kept && position > this.position && (isFirst || isCurrent)) this.position = position
     if (kept && offset < this.since) this.since = offset
     if (this.returning !== null) return this.hold.joined()
     if (kept) this.tellReady(ready(Math.min(before, Math.max(offset, this.given))))

@@ -52,13 +52,14 @@ export class Crowd<T extends object> implements Iterable<T> {
     }
   }
 
-  add (one: T): this {
-    if (this.has(one)) return this
+  /** False: it is one of them already. */
+  add (one: T): boolean {
+    if (this.has(one)) return false
     if (this.#list.length === (this.#table === null ? FEW : this.#table.length / 2)) this.#arrange()
     this.#list.push(one)
     this.#size++
     if (this.#table !== null) this.#enter(this.#table, one, this.#list.length)
-    return this
+    return true
   }
 
   delete (one: T): boolean {

@@ -7,7 +7,6 @@ import type { Join } from './joins.ts'
 import { Ledger } from './ledger.ts'
 import { LogReader } from './log-reader.ts'
 import type { LogReaderHost } from './log-reader.ts'
-import { LIVE } from './outgoing.ts'
 import { find, replay } from './replay.ts'
 import type { ReplayTopic } from './replay.ts'
 import type { Returning } from './returning.ts'
@@ -126,7 +125,7 @@ export class Resume {
   /** It joins them at this offset, or at that of their acknowledgement. Gives what `joined` is to be told. */
   joining (connection: Connection, rosters: Array<Roster<Connection>>, offset: number): Join {
     const join = joins.begin(connection, rosters, offset, this.#reader.resets)
-    if (!connection.released && connection.since !== Infinity) this.#note(connection)
+    if (this.#ledgers.get(connection)?.busy === true || (!connection.released && connection.since !== Infinity)) this.#note(connection)
     return join
   }
 
@@ -134,12 +133,15 @@ export class Resume {
   joined (connection: Connection, join: Join, reached: Reached, isAcknowledged: boolean): void {
     const { topics } = join
     joins.end(connection, join)
-    const place = join.resets === this.#reader.resets ? reached : { earliest: 0, latest: 0 } // it was a place in another sequence; of this one all comes
-    const offset = place.earliest
-    const { mode, tail, position, since, returning } = connection
+    const isSame = join.resets === this.#reader.resets
+    const place = isSame ? reached : { earliest: 0, latest: 0 } // it was a place in another sequence; of this one all comes
+    const { position, since, returning, wire, rosters } = connection
     const isIn = topics.some(({ roster }) => roster.members.has(connection))
-    const isPlaced = since === Infinity || (mode === LIVE && tail.before === null) // else what waits to be written may be dropped
-    if (isIn && !isPlaced && returning === null && offset > position) for (const { roster } of topics) this.#ledgerOf(connection).begin(roster, offset, connection.rosters)
+    const isPlaced = connection.isCurrent || (since === Infinity && !wire.bare) // it is given all after the place it is told, or has now
+    for (const { roster, offset } of isIn && isSame && !isPlaced && returning === null ? topics : []) {
+      const start = Math.max(offset, roster.start)
+      if (start > position) this.#ledgerOf(connection).begin(roster, start, rosters)
+    }
     connection.joined(isIn, place, (from) => this.#reader.ready(from, false))
     if (isIn && !isAcknowledged) connection.tellGap({ reason: 'unknown' })
   }

@@ -23,6 +23,8 @@ export class Roster<M extends Member = Member> {
   readonly members = new Crowd<M>()
   /** Settles when the backplane has acknowledged it; the offset from which nothing is missed. */
   subscribed: Promise<number> | null = null
+  /** That offset, once it has settled. */
+  start = 0
   /** Offset of the last kept event that was delivered, or of the subscription; Infinity before. */
   last = Infinity
   #before: ReadonlyArray<Roster<M>> | null = null

@@ -42,9 +42,8 @@ export class Rosters {
       }
     }
     if (roster.subscribed === null) this.#subscribe(roster)
-    const isNew = !roster.members.has(connection)
+    const isNew = roster.members.add(connection)
     if (isNew) {
-      roster.members.add(connection)
       connection.rosters = roster.after(connection.rosters)
       if (roster.kept) connection.kept++
       if (roster.isRoom) {
@@ -77,7 +76,7 @@ export class Rosters {
   reset (): void {
     for (const roster of this.#rosters.values()) {
       if (roster.last === Infinity) continue // it is still to be acknowledged, in this one
-      roster.last = 0
+      roster.last = roster.start = 0
       if (roster.subscribed !== null) roster.subscribed = Promise.resolve(0)
     }
   }
@@ -85,7 +84,10 @@ export class Rosters {
   // whoever joins is told when it fails; the next to join tries again
   #subscribe (roster: Roster<Connection>): void {
     roster.subscribed = this.#host.subscribe(roster.topic)
-    roster.subscribed.then((offset) => { if (roster.last === Infinity) roster.last = offset }, () => { roster.subscribed = null })
+    roster.subscribed.then((offset) => {
+      roster.start = offset
+      if (roster.last === Infinity) roster.last = offset
+    }, () => { roster.subscribed = null })
   }
 }
 

@@ -390,3 +390,81 @@ t.test('who comes when the sequence begins anew is given nothing of the old one 
   const { epoch } = world.lossy.backplane
   t.ok(fake.wire.events.every(({ id }) => id === undefined || id.startsWith(`${epoch}-`)))
 })
+
+t.test('who joins at once a room that the node knows and one that is new to it is given nothing that was there before, whatever is replayed to it later', async (t) => {
+  for (const way of ['slow', 'missed']) {
+    for (const [bare, ...rooms] of [[false, 'a', 'b'], [false, 'b', 'a'], [false, 'c', 'b'], [true, 'a', 'b', 'c']] as Array<[boolean, ...string[]]>) {
+      const world = await new World().start(t)
+      await world.member('a', 'c')
+      const fake = connect(world.one, { bare, broadcast: false })
+      if (!bare) await fake.connection.join('c')
+      await world.send('a before', 'b before') // of `b` the node has heard nothing
+      await turn()
+      t.equal(await fake.connection.join(rooms), true)
+      const next = way === 'slow' ? 'c'.repeat(50) : 'c lost'
+      if (way === 'slow') fake.wire.buffered = 990
+      await world.send(next)
+      world.lossy.find()
+      await turn()
+      fake.wire.buffered = 0
+      for (let i = 0; i < 3; i++) await turn()
+      await world.send('b after', 'a after')
+      await turn()
+      t.strictSame(given(fake), [next, 'b after', ...(rooms.includes('a') ? ['a after'] : [])], `${way} ${rooms.join()}`)
+      t.equal(world.one.registry.stats().slow, way === 'slow' ? 1 : 0)
+    }
+  }
+})
+
+t.test('nor where it is held, or its reader is behind, when they are acknowledged; what came meanwhile in the one that is known is given', async (t) => {
+  for (const way of ['slow', 'missed', 'unwritten']) {
+    const isMissed = way === 'missed'
+    const isWritten = way !== 'unwritten'
+    const world = await new World().start(t)
+    await world.member('a')
+    const fake = connect(world.one, { bare: false, broadcast: false })
+    await fake.connection.join('c')
+    await turn()
+    const next = isMissed ? 'c lost' : 'c'.repeat(50)
+    await world.send(next)
+    if (!isMissed) fake.wire.buffered = 990
+    if (isWritten) await turn()
+    await world.send('a before', 'b before')
+    world.isShut = isWritten
+    const joined = fake.connection.join(['a', 'b'])
+    world.lossy.find()
+    if (isWritten) await turn()
+    await world.send('a meanwhile')
+    if (isWritten) await world.open()
+    t.equal(await joined, true)
+    await turn()
+    fake.wire.buffered = 0
+    for (let i = 0; i < 3; i++) await turn()
+    await world.send('b after')
+    await turn()
+    t.strictSame(given(fake), [next, 'a meanwhile', 'b after'], way)
+    t.equal(world.one.registry.stats().slow, isMissed ? 0 : 1)
+  }
+})
+
+t.test('who joins its first rooms while its reader is behind is given all that comes from then on', async (t) => {
+  for (const bare of [false, true]) {
+    for (const rooms of [['a'], ['b'], ['a', 'b']]) {
+      const world = await new World().start(t)
+      await world.member('a')
+      const fake = connect(world.one, { bare, broadcast: false })
+      fake.connection.send('x'.repeat(50))
+      fake.wire.buffered = 990
+      await turn()
+      await world.send('a before', 'b before')
+      t.equal(await fake.connection.join(rooms), true)
+      await turn()
+      await world.send('a after', 'b after')
+      await turn()
+      fake.wire.buffered = 0
+      for (let i = 0; i < 3; i++) await turn()
+      const meant = [...rooms.map((room) => `${room} after`), { reason: 'slow', dropped: 1 }]
+      t.strictSame(given(fake), meant, `${bare ? 'bare' : 'placed'} ${rooms.join()}`)
+    }
+  }
+})

@@ -73,15 +73,16 @@ for (let seed = FIRST; seed < FIRST + SEEDS; seed++) {
 
     const enter = (member: Member): void => {
       const room = rooms[below(rooms.length)] as string
-      const isIn = member.stays.some((stay) => stay.room === room && stay.left === Infinity)
+      const isStay = (room: string): boolean => member.stays.some((stay) => stay.room === room && stay.left === Infinity)
+      const isIn = isStay(room)
       const { connection } = member.fake
       if (isIn && member.place === 0 && chance(0.5)) {
         for (const stay of member.stays) if (stay.room === room && stay.left === Infinity) stay.left = ++time
         void connection.leave(room)
       } else if (!isIn) {
-        const stay: Stay = { room, asked: ++time, acknowledged: Infinity, left: Infinity }
-        member.stays.push(stay)
-        track(connection.join(room).then(() => { stay.acknowledged = ++time }))
+        const stays = rooms.filter((one) => one === room || (chance(0.3) && !isStay(one))).map((room): Stay => ({ room, asked: ++time, acknowledged: Infinity, left: Infinity }))
+        member.stays.push(...stays)
+        track(connection.join(stays.map(({ room }) => room)).then(() => { for (const stay of stays) stay.acknowledged = ++time }))
       }
     }
     for (const member of members) enter(member)

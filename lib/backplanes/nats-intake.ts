@@ -16,6 +16,8 @@ import { NatsTopic } from './nats-topic.ts'
 export interface IntakeHost {
   readonly log: Node['log']
   readonly epoch: string
+  /** The stream can be asked. */
+  readonly isReady: boolean
   /** A parcel that was sent here and is not settled yet. */
   own (number: number): Parcel | undefined
   /** A kept event has come that may have been sent here with this number. */
@@ -82,7 +84,8 @@ export class Intake {
     let topic = this.topics.get(token)
     if (topic === undefined) this.topics.set(token, topic = new NatsTopic(name, token))
     topic.add(node)
-    if (!topic.isLive) await (topic.opening ??= this.#open(topic))
+    if (!topic.isLive) topic.opening ??= this.#open(topic)
+    await topic.opening
     return Math.max(this.order.last, topic.last)
   }
 
@@ -110,10 +113,11 @@ export class Intake {
     const { last } = this.order
     topic.last = topic.verified = topic.checked = isKnown ? Math.max(last, sequence.last) : last
     topic.isLive = true
-    topic.opening = null
     if (sequence !== null && !isKnown) this.#host.astray()
     // what was kept before it, in other topics, comes before whoever subscribes is told
-    if (isKnown && this.order.isAll) await this.order.when(() => this.order.last >= sequence.last || !this.#link.up)
+    if (isKnown) await this.order.when(() => !this.#host.isReady || (this.order.isAll ? this.order.last >= sequence.last : !this.order.isShut))
+    if (isKnown) this.order.reach(sequence.last)
+    topic.opening = null
   }
 
   /** The sequence has another epoch, of which everything after an offset is to be delivered. */

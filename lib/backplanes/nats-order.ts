@@ -164,6 +164,9 @@ export class Order {
   /** What waits, of one topic, by offset. */
   waiting (token: string): Heard[] { return this.#waiting.filter(({ heard }) => heard.token === token).map(({ heard }) => heard) }
 
+  /** Of what is sent here, everything up to there has come: what was kept in between is of other rooms. */
+  reach (offset: number): void { if (!this.isAll && !this.isShut && offset > this.last) this.last = offset }
+
   /** Everything up to `last`, which the stream said it has kept, has come, waits, or was told as missed. */
   open (last: number): void {
     this.isShut = false

@@ -60,6 +60,7 @@ class NatsBackplane implements Backplane {
     this.#intake = new Intake({
       log,
       get epoch () { return agreement.epoch },
+      get isReady () { return agreement.isReady },
       own: (number) => this.#outbound.get(number)?.parcel,
       seen: (number, offset) => this.#outbound.seen(number, offset),
       agree: () => agreement.reach(),

@@ -114,6 +114,20 @@ t.test('of rooms only, what comes passes, and a hole is doubted at once', async 
   t.strictSame([one.passed.at(-1), one.doubts], [30, 2], 'it was told as missed')
 })
 
+t.test('of rooms only, what was kept up to a place is known to have come, unless something waits', async (t) => {
+  const places = [true, false].map((isAll) => {
+    const { order } = line(t, isAll)
+    const reached = [3, 4, 2].map((offset) => {
+      order.reach(offset)
+      const { last } = order
+      if (offset === 3) order.open(1)
+      return last
+    })
+    return reached
+  })
+  t.strictSame(places, [[0, 1, 1], [0, 4, 4]])
+})
+
 t.test('a place that the stream does not know is forgotten, what came since is not', async (t) => {
   const one = line(t, true)
   one.order.open(0)
