@@ -100,6 +100,7 @@ export function keptOf (entered: Entered[]): Array<Roster<Connection>> {
 
 /** Resolves when all of them are acknowledged; what was there before this offset is known. */
 export async function acknowledged (entered: Entered[], known: number): Promise<Reached> {
-  const offsets = await Promise.all(entered.map(({ roster }) => roster.subscribed as Promise<number>))
+  const [first] = entered as [Entered, ...Entered[]]
+  const offsets = entered.length === 1 ? [await first.roster.subscribed as number] : await Promise.all(entered.map(({ roster }) => roster.subscribed as Promise<number>))
   return { earliest: Math.max(known, Math.min(...offsets)), latest: Math.max(known, ...offsets) }
 }
