@@ -58,6 +58,21 @@ async function cluster (t: Test, timeout = 200): Promise<[Clustered, Clustered, 
   return [await start(), await start(), await start()]
 }
 
+t.test('joining again with the same changes nothing, for who shares a key with others too', async (t) => {
+  const one = await node(t)
+  const watcher = await watch(one)
+  const { connection } = await enter(one, 'ada', 1)
+  await enter(one, 'ada', 2)
+  await turn()
+  const before = told(watcher).length
+  await connection.join('room', { presence: { key: 'ada', meta: 1 } })
+  await turn()
+  t.equal(told(watcher).length, before)
+  await connection.join('room', { presence: { key: 'ada', meta: 3 } })
+  await turn()
+  t.strictSame(told(watcher).slice(before), [{ updated: [{ key: 'ada', metas: [3, 2] }] }])
+})
+
 t.test('each change names its room', async (t) => {
   const one = await node(t)
   const watcher = connect(one)
