@@ -73,6 +73,19 @@ t.test('joining again with the same changes nothing, for who shares a key with o
   t.strictSame(told(watcher).slice(before), [{ updated: [{ key: 'ada', metas: [3, 2] }] }])
 })
 
+t.test('who is here is told though the backplane does not answer, and what is told then is all once it does', async (t) => {
+  const [here, there] = await cluster(t)
+  here.faults.held = true
+  await enter(there, 'bob', 2)
+  await enter(here, 'ada', 1)
+  const told = here.registry.room('room').presence()
+  const alive = setInterval(() => {}, 1_000) // as a server that listens is
+  t.teardown(() => clearInterval(alive))
+  t.strictSame(await told, [{ key: 'ada', metas: [1] }])
+  here.faults.release()
+  await until(async () => (await here.registry.room('room').presence()).length === 2)
+})
+
 t.test('each change names its room', async (t) => {
   const one = await node(t)
   const watcher = connect(one)
