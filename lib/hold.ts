@@ -66,12 +66,11 @@ export class Hold {
   add (framed: Framed): boolean {
     const { size } = framed.event as CheckedEvent
     const fits = this.#bytes === 0 || this.#bytes + size <= this.#limit
-    if (framed.offset === 0) {
-      if (!fits) this.#dropped++
-    } else if (!fits || this.missed) { // after one was missed the next may not overtake it
-      this.missed = true
+    if (!fits) {
+      if (framed.offset === 0) this.#dropped++
+      else this.missed = true
     }
-    if (!fits || (framed.offset !== 0 && this.missed)) return false
+    if (!fits || (framed.offset !== 0 && this.missed)) return false // after one was missed the next may not overtake it
     this.#waiting.push(framed)
     this.#bytes += size
     return true

@@ -96,10 +96,17 @@ export class Presence {
   async list (name: string): Promise<Present[]> {
     const room = this.#track(name)
     room.lookers++
-    await room.ready
+    if (!room.isReady) await this.#known(room)
     room.lookers--
     this.#schedule(room)
     return room.list()
+  }
+
+  // a backplane that is away may not answer before it is back
+  async #known ({ ready }: PresentRoom): Promise<void> {
+    let timer: NodeJS.Timeout | undefined
+    await Promise.race([ready, new Promise((resolve) => { timer = setTimeout(resolve, this.#host.timeout).unref() })])
+    clearTimeout(timer)
   }
 
   /** From another node, or our own. */

@@ -118,15 +118,8 @@ export class Registry implements api.Registry {
     return { connections: this.size, byTransport, rooms: this.#rosters.roomCount, users: this.#admission.users.size, ...this.counts }
   }
 
-  on<Name extends keyof api.RegistryEvents> (name: Name, listener: (...args: api.RegistryEvents[Name]) => void): this {
-    this.#signals.on(name, listener)
-    return this
-  }
-
-  off<Name extends keyof api.RegistryEvents> (name: Name, listener: (...args: api.RegistryEvents[Name]) => void): this {
-    this.#signals.off(name, listener)
-    return this
-  }
+  on<Name extends keyof api.RegistryEvents> (name: Name, listener: (...args: api.RegistryEvents[Name]) => void): this { this.#signals.on(name, listener); return this }
+  off<Name extends keyof api.RegistryEvents> (name: Name, listener: (...args: api.RegistryEvents[Name]) => void): this { this.#signals.off(name, listener); return this }
 
   /** Null, or why a request may not open a connection now. */
   refusal (user: string | null, request: FastifyRequest): Error | null {
@@ -149,8 +142,13 @@ export class Registry implements api.Registry {
     request.log.info({ connection: connection.id, transport: connection.transport }, 'connection opened')
     return this.#signals.together(() => {
       this.#signals.emit('connect', connection)
-      if (identity.user !== null) this.identify(connection, identity.user)
-      if (connection.broadcast && connection.open) void this.#subscribe(connection, [this.#rosters.enter(connection, ALL, '')])
+      try {
+        if (identity.user !== null) this.identify(connection, identity.user)
+        if (connection.broadcast && connection.open) void this.#subscribe(connection, [this.#rosters.enter(connection, ALL, '')])
+      } catch (err) { // of the application's `history`: its transport cannot answer any more
+        request.log.error({ err, connection: connection.id }, 'it is not known what is kept for a connection')
+        connection.end(reasons.failed)
+      }
       return connection
     })
   }

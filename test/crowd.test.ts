@@ -10,6 +10,15 @@ const gc = runInNewContext('gc') as (options: { type: 'minor' }) => void
 interface One { name: string, [kHash]?: number }
 const one = (name: string): One => ({ name })
 
+t.test('of a crowd that has left, few places are left', async (t) => {
+  const crowd = new Crowd<One>()
+  const all = Array.from({ length: 1_000 }, (_, i) => one(String(i)))
+  for (const member of all) crowd.add(member)
+  for (const member of all.slice(1)) crowd.delete(member)
+  t.ok(crowd.list.length <= 20, 'whoever goes through them goes through these')
+  t.strictSame([...crowd], all.slice(0, 1))
+})
+
 t.test('it is a set in the order they came', async (t) => {
   const crowd = new Crowd<One>()
   const all = Array.from({ length: 100 }, (_, i) => one(String(i)))

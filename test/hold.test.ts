@@ -125,6 +125,16 @@ t.test('events that are not kept and do not fit are counted', async (t) => {
   t.strictSame(one.end(), [first, small])
 })
 
+t.test('what waited and is over takes no room', async (t) => {
+  const { hold: one } = hold(30)
+  one.add(framed(1, 30))
+  one.end()
+  const events = [framed(2, 10), framed(3, 20)]
+  for (const event of events) one.add(event)
+  t.equal(one.missed, false)
+  t.strictSame(one.end(), events)
+})
+
 t.test('one event fits always', async (t) => {
   const { hold: one } = hold(30)
   const large = framed(1, 1_000)

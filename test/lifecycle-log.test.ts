@@ -4,6 +4,7 @@ import type { Test } from 'tap'
 import type { Connection, Disconnect } from '../lib/index.ts'
 import { asks, bare, bareSocket, bareStream, upgrades } from './bare.ts'
 import { build, listen, sseClient, until, wsClient } from './helper.ts'
+import { logs } from './logs.ts'
 
 interface Line { msg: string, level: number, reqId?: string, connection?: string, transport?: string, reason?: string, code?: number, clean?: boolean, duration?: number, events?: number, bytes?: number, tenant?: string }
 
@@ -82,3 +83,26 @@ for (const { name, path, transport, end, leave } of ways) {
     }
   })
 }
+
+t.test('a history that fails for who connects ends that connection, and is logged', async (t) => {
+  const { lines, options } = logs('error')
+  const app = await build(t, {
+    fastify: options,
+    connections: { identify: ({ headers }) => headers['x-user'] as string | undefined, history: ({ kind, name }) => { if (kind === 'all' || name === 'eve') throw new Error('which?'); return false } }
+  })
+  const ends: string[] = []
+  app.connections.on('disconnect', (_connection, { reason }) => { ends.push(reason) })
+  app.get('/x', { sse: true, ws: {} }, async (_request, reply) => { reply.sse() })
+  const port = await listen(app)
+  for (const headers of [{}, { 'x-user': 'eve' }]) {
+    const reader = await sseClient(port, '/x', headers as Record<string, string>)
+    await until(() => reader.ended)
+    const { socket } = await wsClient(port, '/x', { headers })
+    await until(() => socket.readyState === socket.CLOSED)
+  }
+  await until(() => ends.length === 4)
+  t.strictSame(ends, ['error', 'error', 'error', 'error'])
+  t.match(lines, Array.from(ends, () => ({ msg: 'it is not known what is kept for a connection', err: { message: 'which?' } })))
+  t.equal(lines.length, 4)
+  t.match(app.connections.stats(), { connections: 0, users: 0 })
+})

@@ -20,3 +20,15 @@ t.test('who asks for the same shares one read, until something comes or the sequ
   void read()
   t.equal(answers.length, 4)
 })
+
+t.test('what clients are told when they are ready is shared, and forgotten with the turn where it is much', async (t) => {
+  const reader = new LogReader({ epoch: 'e' } as never, { offset: 0, heartbeat: 0 })
+  const first = reader.ready(0, true)
+  for (let offset = 1; offset < 100; offset++) reader.ready(offset, true)
+  reader.forgetFrames()
+  t.equal(reader.ready(0, true), first)
+  t.not(reader.ready(0, false), first)
+  t.equal(reader.ready(0, true), first, 'within a turn there is no end')
+  reader.forgetFrames()
+  t.not(reader.ready(0, true), first)
+})

@@ -58,6 +58,34 @@ async function cluster (t: Test, timeout = 200): Promise<[Clustered, Clustered, 
   return [await start(), await start(), await start()]
 }
 
+t.test('joining again with the same changes nothing, for who shares a key with others too', async (t) => {
+  const one = await node(t)
+  const watcher = await watch(one)
+  const { connection } = await enter(one, 'ada', 1)
+  await enter(one, 'ada', 2)
+  await turn()
+  const before = told(watcher).length
+  await connection.join('room', { presence: { key: 'ada', meta: 1 } })
+  await turn()
+  t.equal(told(watcher).length, before)
+  await connection.join('room', { presence: { key: 'ada', meta: 3 } })
+  await turn()
+  t.strictSame(told(watcher).slice(before), [{ updated: [{ key: 'ada', metas: [3, 2] }] }])
+})
+
+t.test('who is here is told though the backplane does not answer, and what is told then is all once it does', async (t) => {
+  const [here, there] = await cluster(t)
+  here.faults.held = true
+  await enter(there, 'bob', 2)
+  await enter(here, 'ada', 1)
+  const told = here.registry.room('room').presence()
+  const alive = setInterval(() => {}, 1_000) // as a server that listens is
+  t.teardown(() => clearInterval(alive))
+  t.strictSame(await told, [{ key: 'ada', metas: [1] }])
+  here.faults.release()
+  await until(async () => (await here.registry.room('room').presence()).length === 2)
+})
+
 t.test('each change names its room', async (t) => {
   const one = await node(t)
   const watcher = connect(one)

@@ -455,3 +455,20 @@ t.test('a source whose connection has ended before it is run is over at once, wh
   await until(() => returned)
   t.strictSame(sink.sent, [])
 })
+
+t.test('a source that ends with its connection is not said to go on', async (t) => {
+  const { setTimeout } = globalThis
+  globalThis.setTimeout = ((work: () => void) => setTimeout(work, 1)) as never
+  t.teardown(() => { globalThis.setTimeout = setTimeout })
+  const sink = new FakeSink()
+  const running = run(sink, async function * () {
+    yield 'one'
+    await sleep(600_000, null, { signal: sink.signal })
+  })
+  await until(() => sink.sent.length === 1)
+  sink.close()
+  await running
+  await Promise.all(sink.work)
+  await new Promise((resolve) => setTimeout(resolve, 5)) // whatever was to be said after a while has been said by then
+  t.strictSame(sink.warnings, [])
+})

@@ -27,6 +27,7 @@ class NatsBackplane implements Backplane {
   readonly #outbound: Outbound
   readonly #nodes = new Set<Node>()
   #starting: Promise<void> | null = null
+  #ending: Promise<void> = Promise.resolve()
   #ticking: NodeJS.Timeout | null = null
   #auditAt = 0
 
@@ -94,7 +95,7 @@ class NatsBackplane implements Backplane {
     else checkWithin(this.#stream.bounds, node.keeps)
     this.#nodes.add(node)
     try {
-      await (this.#starting ??= this.#begin())
+      await (this.#starting ??= this.#ending.then(() => this.#begin())) // what is being closed would take it along
     } catch (err) {
       await this.close(node)
       throw err
@@ -140,6 +141,10 @@ class NatsBackplane implements Backplane {
     this.#intake.unsubscribeAll(node)
     if (!this.#nodes.delete(node) || this.#nodes.size > 0) return
     this.#starting = null
+    await (this.#ending = this.#ending.then(() => this.#end()))
+  }
+
+  async #end (): Promise<void> {
     if (this.#ticking !== null) clearInterval(this.#ticking)
     this.#intake.close()
     if (this.#link.up) await Promise.race([this.#link.flush().catch(() => {}), new Promise((resolve) => { setTimeout(resolve, FAREWELL).unref() })])

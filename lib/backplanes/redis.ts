@@ -63,6 +63,7 @@ class RedisBackplane implements Backplane {
   #unsure = false
   #opened = false // the client, by this
   #booting: Promise<void> | null = null
+  #stopping: Promise<void> = Promise.resolve()
   #ticking: NodeJS.Timeout | null = null
   #sender: Sender
   #link: Link
@@ -141,7 +142,7 @@ class RedisBackplane implements Backplane {
 
   async start (node: Node): Promise<void> {
     this.#logger ??= node.log
-    await (this.#booting ??= this.#boot())
+    await (this.#booting ??= this.#stopping.then(() => this.#boot())) // what is being stopped would take it along
     this.#nodes.add(node)
   }
 
@@ -178,7 +179,6 @@ class RedisBackplane implements Backplane {
     for (const own of this.#own.values()) own.arrived()
     this.#intake.clear()
     if (this.#opened) await close(this.#client)
-    this.#opened = false
     ;[this.#sender, this.#link, this.#marks] = this.#parts()
   }
 
@@ -287,7 +287,7 @@ class RedisBackplane implements Backplane {
 
   async close (node: Node): Promise<void> {
     this.#topics.leaveAll(node)
-    if (this.#nodes.delete(node) && this.#nodes.size === 0) await this.#stop()
+    if (this.#nodes.delete(node) && this.#nodes.size === 0) await (this.#stopping = this.#stop())
   }
 }
 

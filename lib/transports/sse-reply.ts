@@ -86,7 +86,7 @@ export class SseReply {
     reply.then = thenElse
     if (settings.retry > 0) this.connection.say({ retry: jitter(settings.retry) })
     this.#soon()
-    if (identity instanceof Promise) identity.then((late) => this.#know(late)).then(() => this.#begin(source, options), (err: unknown) => this.#refuse(err))
+    if (identity instanceof Promise) identity.then((late) => this.#know(late)).then(() => this.#begin(source, options), (err: unknown) => this.#unknown(err))
     else this.#begin(source, options)
   }
 
@@ -97,6 +97,11 @@ export class SseReply {
     if (connection.open) return
     this.#registry.counts.refused++
     this.#refusal = new TooManyOfUserError(this.#registry.options.maxPerUser)
+  }
+
+  #unknown (err: unknown): void {
+    if (this.#state === PENDING) this.#refuse(err)
+    else this.#reply.log.warn({ err }, 'identify failed after the request was answered')
   }
 
   #begin (source: unknown, options: SourceOptions<unknown>): void {

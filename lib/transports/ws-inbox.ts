@@ -1,5 +1,6 @@
 import { inspect } from 'node:util'
 import type { Disconnect, WsHandlers } from '../../types/api.ts'
+import { isThenable } from '../arguments.ts'
 import * as reasons from '../close-reasons.ts'
 import type { Connection } from '../connection.ts'
 import type { WsSettings } from '../options.ts'
@@ -164,10 +165,6 @@ const nothing: Waiting[] = []
 
 // whole: any other number would be an object of its own for each
 function clock (): number { return Math.trunc(performance.now()) }
-
-function isThenable (value: unknown): value is PromiseLike<unknown> {
-  return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function'
-}
 
 /** Waits for what never rejects, but not for ever. */
 function within (milliseconds: number, work: Promise<void>): Promise<void> {

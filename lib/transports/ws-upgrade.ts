@@ -12,6 +12,7 @@ import { strays } from '../route-order.ts'
 import { setUpgrade } from '../upgrade.ts'
 
 const PATIENCE = 60_000 // for a handshake, where the server has no headersTimeout
+const LONGEST = 2_147_483_647 // that a timer can wait; with more it would not wait at all
 
 const servers = new WeakMap<object, Upgrades>()
 
@@ -128,7 +129,7 @@ export class Upgrades {
   // node has taken its own timers away too
   #bound (socket: Duplex): () => void {
     const one: Underway = { socket }
-    const timer = setTimeout(() => socket.destroy(), this.#server.headersTimeout || PATIENCE).unref()
+    const timer = setTimeout(() => socket.destroy(), Math.min(this.#server.headersTimeout || PATIENCE, LONGEST)).unref()
     const free = (): void => {
       clearTimeout(timer)
       socket.removeListener('close', free) // it may live for long

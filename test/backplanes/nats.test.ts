@@ -1,4 +1,4 @@
-import { headers } from '@nats-io/transport-node'
+import { connect, headers } from '@nats-io/transport-node'
 import type { Msg, NatsConnection } from '@nats-io/transport-node'
 import t from 'tap'
 import { encodeParcel } from '../../lib/parcel.ts'
@@ -51,6 +51,21 @@ withNats(() => {
       })
       await backplane.start(ear({ events: 7, bytes: 1_000, age: 60_000 }))
       await t.rejects(backplane.start(ear({ events: 8, bytes: 1_000, age: 60_000 })), { code: 'FST_ERR_REAL_OPTION' })
+    })
+
+    t.test('a node that starts while the last one ends is one like any other', async (t) => {
+      const [one, two] = [ear(), ear()]
+      const made: NatsConnection[] = []
+      const backplane = nats({ name: app(), connection: async (safe) => { made.push(await connect({ servers: server.url, ...safe })); return made.at(-1) as NatsConnection } })
+      await backplane.start(one)
+      const ending = backplane.close(one)
+      await backplane.start(two)
+      await ending
+      await backplane.subscribe(two, 'room/x')
+      t.match(await backplane.publish('room/x', { event: toEvent('said', { maxBytes: Infinity }), except: null }, { keep: kept, once: false }), { accepted: true })
+      t.strictSame(two.texts(), ['said'])
+      await backplane.close(two)
+      t.strictSame(made.map((connection) => connection.isClosed()), [true, true])
     })
 
     t.test('a history beyond the bounds of the stream is refused at boot', async (t) => {

@@ -101,6 +101,25 @@ withRedis(t, () => {
     }
   }
   for (const [name, make] of Object.entries(made)) {
+    t.test(`a node that starts while the last one of a client of ${name} ends, or as soon as it has, is one like any other`, async (t) => {
+      const { client, isClosed } = make((await redisServer(t)).port)
+      const backplane = redis({ client, audit: 100 })
+      let last = new Ear('first')
+      await backplane.start(last)
+      for (const waits of [false, true]) {
+        const ending = backplane.close(last)
+        if (waits) await ending
+        last = new Ear(waits ? 'third' : 'second')
+        await backplane.start(last)
+        await ending
+        await backplane.subscribe(last, 'room/x')
+        t.match(await send(backplane, 'room/x', 'said'), { accepted: true })
+        t.strictSame(last.texts, ['said'])
+      }
+      await backplane.close(last)
+      await until(isClosed)
+    })
+
     t.test(`a client of ${name} that was not open is opened and closed, and what nobody wants is not subscribed to`, async (t) => {
       const { port, cli } = await redisServer(t)
       const { client, isClosed } = make(port)

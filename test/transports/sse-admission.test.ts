@@ -4,6 +4,7 @@ import t from 'tap'
 import type { Test } from 'tap'
 import type { ConnectionsOptions, Disconnect } from '../../lib/index.ts'
 import { build, listen, sseClient, until } from '../helper.ts'
+import { logs } from '../logs.ts'
 
 const EVENTS = { accept: 'text/event-stream' }
 const routes = ['/handler', '/generator', '/plain', '/source', '/late']
@@ -68,6 +69,34 @@ for (const [kind, { identify, code, status }] of Object.entries(unsound)) {
     t.strictSame(started, [], 'before anything is opened')
   })
 }
+
+t.test('an identify that rejects once the request is answered changes nothing of the answer', async (t) => {
+  const { lines, options } = logs('warn')
+  const app = await build(t, { fastify: options, connections: { identify: () => new Promise((_resolve, reject) => { asking.push(reject) }) } })
+  const asking: Array<(err: Error) => void> = []
+  app.addHook('onSend', async () => {
+    asking.pop()?.(new Error('who?'))
+    await until(() => lines.some(({ err }) => err?.message === 'who?'))
+  })
+  app.get('/sends', (_request, reply) => {
+    reply.sse()
+    void reply.send('mine')
+  })
+  app.get('/throws', (_request, reply) => {
+    reply.sse()
+    throw Object.assign(new Error('mine'), { statusCode: 409 })
+  })
+  const port = await listen(app)
+  for (const [path, status] of [['/sends', 200], ['/throws', 409]] as const) {
+    lines.length = 0
+    const client = await sseClient(port, path)
+    await until(() => client.ended)
+    t.equal(client.response.statusCode, status)
+    t.match(client.text, /mine/)
+    t.strictSame(lines.map(({ msg }) => msg), ['identify failed after the request was answered'])
+    t.equal(app.connections.size, 0)
+  }
+})
 
 t.test('who is asked is asked once for a request', async (t) => {
   let asked = 0

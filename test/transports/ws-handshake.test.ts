@@ -438,6 +438,14 @@ t.test('a client that leaves while hooks are at work is not let in, or at once o
   }
 })
 
+t.test('a handshake may take as long as headersTimeout, also where no timer can wait so long', async (t) => {
+  const app = await build(t, { fastify: { http: { headersTimeout: 2 ** 31, requestTimeout: 0 } } as never })
+  app.ws('/x', { preHandler: async () => { await new Promise((resolve) => setTimeout(resolve, 5)) } }, {})
+  const client = await wsClient(await listen(app), '/x')
+  t.equal(app.connections.size, 1)
+  client.socket.close()
+})
+
 t.test('a handshake that takes too long is cut, one that was refused too', async (t) => {
   const app = await build(t, { fastify: { http: { headersTimeout: 500 } } as never })
   app.ws('/hangs', { preHandler: async () => { await new Promise(() => {}) } }, {})
