@@ -230,6 +230,19 @@ t.test('paths are found as Fastify finds them', async (t) => {
   }
 })
 
+t.test('an upgrade is rewritten as any request', async (t) => {
+  const app = Fastify({ rewriteUrl (request) { return this.log === undefined ? '/' : (request.url as string).replace(/^\/api/, '') } })
+  t.after(() => app.close())
+  app.register(async (scope) => {
+    await scope.register(wsReal)
+    scope.ws('/x', { onConnect (connection) { connection.send(connection.request.originalUrl) } })
+    scope.get('/neighbour', { websocket: true }, (socket, request) => { socket.send(request.originalUrl) })
+  })
+  const port = await listen(app)
+  for (const path of ['/api/x?a=1', '/x', '/api/neighbour']) t.equal(await (await wsClient(port, path)).wait(1), path)
+  t.equal((await rawUpgrade(t, port, '/api/y')).status, 404)
+})
+
 t.test('routes of one path that differ in their constraints stay apart', async (t) => {
   const app = await build(t)
   app.ws('/x', { constraints: { host: 'a.test' } }, { onConnect (connection) { connection.send('a') } })
