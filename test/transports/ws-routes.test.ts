@@ -230,6 +230,22 @@ t.test('paths are found as Fastify finds them', async (t) => {
   }
 })
 
+t.test('what is no object of handlers, options or `ws` is refused with the route', async (t) => {
+  const app = await build(t)
+  const wrong: Record<string, unknown> = { number: 1, text: 'yes', array: [], map: new Map(), promise: Promise.resolve({}), date: new Date() }
+  for (const [name, value] of Object.entries({ ...wrong, null: null, zero: 0 })) {
+    t.throws(() => app.get('/x', { ws: value } as never, echo as never), { code: 'FST_ERR_REAL_OPTION', message: 'option route /x ws must be an object' }, name)
+    t.throws(() => app.ws('/x', { ws: value } as never, echo), { code: 'FST_ERR_REAL_OPTION', message: 'option route /x ws must be an object' }, name)
+    t.throws(() => app.ws('/x', value as never, echo), { code: 'FST_ERR_REAL_ROUTE', message: 'route GET /x has options that are no object' }, name)
+    t.throws(() => app.ws('/x', {}, value as never), { code: 'FST_ERR_REAL_ROUTE', message: /^route GET \/x has ws: true and so needs an object of handlers/ }, name)
+  }
+  for (const [name, value] of Object.entries(wrong)) t.throws(() => app.get('/x', { ws: true }, value as never), { code: 'FST_ERR_REAL_ROUTE', message: /^route GET \/x has ws: true and so needs an object of handlers/ }, name)
+  app.ws('/undefined', { onConnect: undefined, onMessage: echo.onMessage })
+  app.ws('/class', new class { onMessage = echo.onMessage }())
+  const port = await listen(app)
+  for (const path of ['/undefined', '/class']) await echoes(port, path)
+})
+
 t.test('an upgrade is rewritten as any request', async (t) => {
   const app = Fastify({ rewriteUrl (request) { return this.log === undefined ? '/' : (request.url as string).replace(/^\/api/, '') } })
   t.after(() => app.close())
