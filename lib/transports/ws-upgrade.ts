@@ -57,7 +57,11 @@ export class Upgrades {
   add ({ url, prefix = '', routePath }: { url: string, prefix?: string, routePath?: string }, target: EventEmitter | null): void {
     // Fastify gives the `/` of a prefix a second path, and runs no hooks for it
     const urls = prefix !== '' && routePath === '' ? [url, `${url}/`] : [url]
-    for (const one of urls) if (this.#router.findRoute('GET', one) === null) this.#router.on('GET', one, destroy as never, target) // it is asked, and calls nobody
+    for (const one of urls) {
+      try {
+        this.#router.on('GET', one, destroy as never, target) // it is asked, and calls nobody
+      } catch {} // it is there already, for other constraints or without its slash; or Fastify refuses it, too
+    }
   }
 
   #on (request: IncomingMessage, socket: Duplex, head: Buffer): void {

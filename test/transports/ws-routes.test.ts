@@ -220,6 +220,10 @@ t.test('paths are found as Fastify finds them', async (t) => {
     app.ws(path, echo)
     await echoes(await listen(app), url)
   }
+  const nested = await build(t, { fastify: { routerOptions: { ignoreTrailingSlash: true } } })
+  nested.register(async (scope) => { scope.ws('/', echo) }, { prefix: '/a' })
+  const nestedPort = await listen(nested)
+  for (const path of ['/a', '/a/']) await echoes(nestedPort, path)
   const app = await build(t)
   app.ws('/a', echo)
   app.ws('/:id', echo)
