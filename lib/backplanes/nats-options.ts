@@ -82,11 +82,11 @@ export function checkNats (given: NatsOptions): NatsSettings {
   const name = reader.take('name', 'fastify-real')
   if (typeof name !== 'string' || !/^[A-Za-z0-9_-]{1,64}$/.test(name)) reader.fail('name', 'must be 1 to 64 of A-Z, a-z, 0-9, _ and -')
   const group = reader.group('history')
-  const bound = (key: string): number | undefined => group.take(key) === undefined ? undefined : group.milliseconds(key, 0, 1)
+  const isGiven = (key: string): boolean => group.take(key) !== undefined
   const settings: NatsSettings = {
     connection: connection as NatsOptions['connection'],
     name: name as string,
-    history: { events: bound('events'), age: bound('age'), totalBytes: group.number('totalBytes', 268_435_456, { min: 1, unit: 'bytes' }) },
+    history: { events: isGiven('events') ? group.number('events', 0, { min: 1 }) : undefined, age: isGiven('age') ? group.milliseconds('age', 0, 1) : undefined, totalBytes: group.number('totalBytes', 268_435_456, { min: 1, unit: 'bytes' }) },
     remember: reader.milliseconds('remember', 3_600_000, 1),
     storage: reader.oneOf('storage', 'file', ['file', 'memory']),
     replicas: replicas(reader),
