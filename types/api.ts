@@ -342,7 +342,10 @@ export interface ConnectionsOptions {
   backplane?: Backplane | undefined
   /** Says who a request is; runs after the route's hooks, before anything is opened. Default: nobody. */
   identify?: ((request: FastifyRequest) => Identity | Promise<Identity>) | undefined
-  /** What is kept for returning connections. Default: `{ events: 100, bytes: 1 MiB, age: 120_000, totalBytes: 64 MiB, rooms: 100_000 }`. */
+  /**
+   * What is kept for returning connections. Default: `{ events: 100, bytes: 1 MiB, age: 120_000, totalBytes: 64 MiB, rooms: 100_000 }`.
+   * `totalBytes` and `rooms` are those of the default backplane; one that is given has options of its own.
+   */
   history?: false | (HistoryLimits & { totalBytes?: number | undefined, rooms?: number | undefined }) | ((topic: Topic) => false | HistoryLimits) | undefined
   /** What happens to a reader more than `maxBuffered` bytes behind. Default: `close`; with history on, it comes back and loses nothing. */
   slow?: 'close' | 'drop' | 'catch-up' | undefined
