@@ -1,4 +1,4 @@
-import type { Except } from '../types/api.ts'
+import type { Except, SendOptions } from '../types/api.ts'
 import type { Spared } from '../types/backplane.ts'
 import type { CloseReason } from '../types/transport.ts'
 import { closeText, isCloseCode } from './close-reasons.ts'
@@ -21,8 +21,14 @@ export function checkId (id: unknown): string {
 }
 
 export function checkOptions<O extends object> (options: O, known: ReadonlyArray<keyof O & string>): O {
-  if (typeof options !== 'object' || options === null) throw new ArgumentError('options', `must be an object, got ${kindOf(options)}`)
+  if (typeof options !== 'object' || options === null || isBuiltIn(options)) throw new ArgumentError('options', `must be an object, got ${kindOf(options)}`)
   return checkKeys(options, known, 'options')
+}
+
+export function checkSend (options: SendOptions): SendOptions {
+  const { once } = checkOptions(options, ['except', 'once'])
+  if (once !== undefined && typeof once !== 'boolean') throw new ArgumentError('once', `must be true or false, got ${kindOf(once)}`)
+  return options
 }
 
 function checkKeys<O extends object> (given: O, known: readonly string[], name: string): O {
@@ -37,7 +43,7 @@ export function checkLimit (limit: unknown): number {
 }
 
 export function checkClose (code: unknown, reason: unknown): CloseReason {
-  if (!isCloseCode(code)) throw new ArgumentError('code', `must be a close code an endpoint may send (1000 to 1014 or 3000 to 4999), got ${String(code)}`)
+  if (!isCloseCode(code)) throw new ArgumentError('code', `must be a close code an endpoint may send (1000 to 1014 or 3000 to 4999), got ${typeof code === 'object' ? kindOf(code) : String(code)}`)
   return { code, reason: checkReason(reason) }
 }
 
@@ -85,7 +91,7 @@ function metaText (meta: unknown): string {
     throw new ArgumentError('presence.meta', `must be JSON: ${String(cause)}`)
   }
   const bare = text.slice(DEEPER + '{"meta":'.length, -DEEPER - '}'.length)
-  if (bare === '') throw new ArgumentError('presence.meta', 'must be JSON')
+  if (bare === '' || (bare === '{}' && isBuiltIn(meta))) throw new ArgumentError('presence.meta', 'must be JSON')
   return bare
 }
 
@@ -94,6 +100,14 @@ export function isThenable<T> (value: unknown): value is PromiseLike<T> {
   return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function'
 }
 
-export function kindOf (value: unknown): string {
-  return value === null ? 'null' : Array.isArray(value) ? 'an array' : typeof value === 'number' ? String(value) : typeof value
+/** A Map, a Date, a promise, bytes: what is looked for among the fields of an object is not there, nor in its JSON. */
+export function isBuiltIn (value: unknown): value is object {
+  return typeof value === 'object' && value !== null && Object.getPrototypeOf(value) !== Object.prototype && !/^(?:Object|Module)$/.test(tagOf(value))
 }
+
+export function kindOf (value: unknown): string {
+  if (isBuiltIn(value)) return Array.isArray(value) ? 'an array' : tagOf(value)
+  return value === null ? 'null' : typeof value === 'number' ? String(value) : typeof value
+}
+
+function tagOf (value: object): string { return Object.prototype.toString.call(value).slice('[object '.length, -1) }

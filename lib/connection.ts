@@ -72,6 +72,12 @@ export class Connection extends Outgoing implements TransportLink, Member, Joine
     return names
   }
 
+  /** What a log or an answer is to say of it: its request has all that a client sent, cookies too, and its wire goes in circles. */
+  toJSON (): object {
+    const { id, transport, user, open } = this
+    return { id, transport, user, open, rooms: this.namesOfRooms() }
+  }
+
   get transport (): string { return this.wire.transport }
   get signal (): AbortSignal { return this.#end.signal }
   get state (): api.ConnectionState { return (this.#state ??= {} as api.ConnectionState) }

@@ -1,7 +1,7 @@
 import { Buffer } from 'node:buffer' // the global one is a getter, asked each time
 import type { Prepared, Sendable } from '../types/api.ts'
 import type { RealEvent } from '../types/transport.ts'
-import { kindOf } from './arguments.ts'
+import { isBuiltIn, kindOf } from './arguments.ts'
 import { DataError, EventError, TooLargeError } from './errors.ts'
 import { Framed } from './frame.ts'
 
@@ -98,7 +98,7 @@ export function toEvent (given: Sendable | CheckedEvent, checks: Checks): Checke
     return checked
   }
   if (typeof given !== 'object' || given === null || Array.isArray(given)) {
-    throw new EventError(`an event is a string, bytes or an object with event, data, id, retry or comment; got ${kindOf(given)}: send { data: … }`)
+    throw noEvent(given)
   }
   for (const key in given) {
     if (key !== 'data' && !FIELDS.has(key) && Object.hasOwn(given, key)) throw new EventError(`an event has the fields event, data, id, retry and comment only, not ${JSON.stringify(key.slice(0, 50))}: send { data: … }`)
@@ -116,8 +116,12 @@ export function toEvent (given: Sendable | CheckedEvent, checks: Checks): Checke
   }
   if (data !== undefined) setData(checked, data, checks)
   else if (event !== undefined) checked.text = '' // an event without data is never dispatched (WHATWG 9.2.6), so its name would be lost
-  else if (id === undefined && retry === undefined && comment === undefined) throw new EventError('an event needs at least one of event, data, id, retry and comment')
+  else if (id === undefined && retry === undefined && comment === undefined) throw isBuiltIn(given) ? noEvent(given) : new EventError('an event needs at least one of event, data, id, retry and comment')
   return checked
+}
+
+function noEvent (given: unknown): Error {
+  return new EventError(`an event is a string, bytes or an object with event, data, id, retry or comment; got ${kindOf(given)}: send { data: … }`)
 }
 
 function setData (checked: CheckedEvent, data: unknown, { maxBytes, serialize }: Checks): void {
@@ -143,7 +147,7 @@ function toJson (data: unknown, serialize: Checks['serialize']): string {
     error.cause = cause
     throw error
   }
-  if (text === undefined) throw new DataError(`${typeof data} has no JSON`)
+  if (text === undefined || (text === '{}' && isBuiltIn(data))) throw new DataError(`${kindOf(data)} has no JSON`)
   return text
 }
 

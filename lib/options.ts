@@ -1,6 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import type { AllowedOrigins, ConnectionsOptions, SseOptions, Topic, WsOptions } from '../types/api.ts'
 import type { Kept } from '../types/backplane.ts'
+import { isBuiltIn } from './arguments.ts'
 import { OptionError } from './errors.ts'
 
 const MiB = 1_048_576
@@ -57,7 +58,7 @@ export class Reader {
 
   constructor (given: unknown, path: string, known: string[] = []) {
     this.#known = new Set(known)
-    if (typeof given !== 'object' || given === null || Array.isArray(given)) throw new OptionError(path === '' ? 'connections' : path.slice(0, -1), 'must be an object')
+    if (typeof given !== 'object' || given === null || isBuiltIn(given)) throw new OptionError(path === '' ? 'connections' : path.slice(0, -1), 'must be an object')
     this.#given = given as Given
     this.#path = path
   }

@@ -3,7 +3,7 @@ import type * as api from '../types/api.ts'
 import type { Backplane, Kept } from '../types/backplane.ts'
 import type { Acceptance } from '../types/transport.ts'
 import { Admission } from './admission.ts'
-import { checkId, checkOptions, checkReason, checkRoomName, entryOf, sparedOf } from './arguments.ts'
+import { checkId, checkReason, checkRoomName, checkSend, entryOf, sparedOf } from './arguments.ts'
 import * as reasons from './close-reasons.ts'
 import { Connection } from './connection.ts'
 import { Drain } from './drain.ts'
@@ -273,7 +273,7 @@ export class Registry implements api.Registry {
   broadcast (event: api.Sendable, options: { except?: api.Except | undefined } = {}): Promise<api.Receipt> { return this.publish(ALL, event, options) }
 
   publish (topic: string, event: api.Sendable, options: api.SendOptions): Promise<api.Receipt> {
-    const { except, once = false } = checkOptions(options, ['except', 'once'])
+    const { except, once = false } = checkSend(options)
     const checked = toEvent(event, this.checks)
     const keep = checked.hasData ? this.#keep(topic) : null
     if (once && (keep === null || checked.id === undefined || checked.id === '')) throw new EventError('once needs an event with an id, sent to a room that is kept')

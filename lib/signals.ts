@@ -1,9 +1,14 @@
 import { EventEmitter } from 'node:events'
 import type { RegistryEvents } from '../types/api.ts'
-import { isThenable } from './arguments.ts'
+import { isThenable, kindOf } from './arguments.ts'
 import { ArgumentError } from './errors.ts'
 
 const NAMES: ReadonlyArray<keyof RegistryEvents> = ['connect', 'disconnect', 'join', 'leave', 'room', 'empty', 'slow', 'gap', 'deliver']
+
+function check (name: keyof RegistryEvents, listener: unknown): void {
+  if (!NAMES.includes(name)) throw new ArgumentError('event', `must be one of ${NAMES.join(', ')}, got ${typeof name === 'object' ? kindOf(name) : String(name)}`)
+  if (typeof listener !== 'function') throw new ArgumentError('listener', `must be a function, got ${kindOf(listener)}`)
+}
 
 /** The events of the registry. A listener that throws or rejects harms nobody else. */
 export class Signals {
@@ -15,11 +20,12 @@ export class Signals {
   constructor (log: { error (fields: object, message: string): void }) { this.#log = log }
 
   on<Name extends keyof RegistryEvents> (name: Name, listener: (...args: RegistryEvents[Name]) => void): void {
-    if (!NAMES.includes(name)) throw new ArgumentError('event', `must be one of ${NAMES.join(', ')}, got ${String(name)}`)
+    check(name, listener)
     this.#emitter.on(name, listener as never)
   }
 
   off<Name extends keyof RegistryEvents> (name: Name, listener: (...args: RegistryEvents[Name]) => void): void {
+    check(name, listener)
     this.#emitter.off(name, listener as never)
   }
 

@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream'
 import { setImmediate as turn } from 'node:timers/promises'
 import type * as api from '../types/api.ts'
 import { checkOptions, isThenable, kindOf } from './arguments.ts'
-import { SourceError } from './errors.ts'
+import { ArgumentError, SourceError } from './errors.ts'
 import { toEvent } from './event.ts'
 import type { CheckedEvent, Checks } from './event.ts'
 
@@ -248,7 +248,9 @@ export class Feed {
 
 /** Sends what a source gives. */
 export function pump (sink: Sink, source: unknown, options: api.SourceOptions<unknown>, drain: Drain): Promise<void> {
-  checkSource(source, checkOptions(options, ['map']).map !== undefined, sink.checks)
+  const { map } = checkOptions(options, ['map'])
+  if (map !== undefined && typeof map !== 'function') throw new ArgumentError('map', `must be a function, got ${kindOf(map)}`)
+  checkSource(source, map !== undefined, sink.checks)
   return sink.whenReleased().then(() => sink.open ? new Feed(sink, source, options, drain).run() : discard(source))
 }
 

@@ -2,6 +2,8 @@ import type { FastifyInstance, InjectOptions } from 'fastify'
 import { Duplex } from 'node:stream'
 import type { Readable } from 'node:stream'
 import { WebSocket } from 'ws'
+import { checkOptions, kindOf } from './arguments.ts'
+import { ArgumentError } from './errors.ts'
 import { EventParser } from './event-parser.ts'
 import type { ParsedEvent } from './event-parser.ts'
 
@@ -23,6 +25,7 @@ export interface InjectedEvents extends AsyncIterableIterator<ParsedEvent> {
 
 /** Opens an event stream in-process, also an endless one. Resolves with the head. */
 export async function injectSSE (fastify: FastifyInstance, options: InjectOptions | string): Promise<InjectedEvents> {
+  if (typeof options !== 'string' && (typeof options !== 'object' || options === null)) throw new ArgumentError('options', `must be a path or options of inject(), got ${kindOf(options)}`)
   const given = typeof options === 'string' ? { url: options } : options
   const leaving = new AbortController()
   const response = await fastify.inject({ method: 'GET', ...given, headers: { accept: 'text/event-stream', ...given.headers }, payloadAsStream: true, signal: leaving.signal } as InjectOptions)
@@ -80,6 +83,8 @@ export class RefusedError extends Error {
 
 /** Opens a WebSocket in-process, through the server's own HTTP parser. Rejects with a RefusedError when it is refused. */
 export async function injectWS (fastify: FastifyInstance, path: string, options: { headers?: Record<string, string>, protocols?: string[] } = {}): Promise<InjectedWebSocket> {
+  if (typeof path !== 'string' || !path.startsWith('/')) throw new ArgumentError('path', `must be a string that begins with /, got ${typeof path === 'string' ? JSON.stringify(path.slice(0, 50)) : kindOf(path)}`)
+  checkOptions(options, ['headers', 'protocols'])
   await fastify.ready()
   const isSecure = 'setSecureContext' in fastify.server
   const [near, far] = [new End(fastify.server, isSecure), new End(fastify.server, isSecure)]

@@ -1,7 +1,7 @@
 import t from 'tap'
 import * as args from '../lib/arguments.ts'
 
-const { checkClose, checkId, checkLimit, checkOptions, checkReason, checkRoomName, entryOf, isThenable, kindOf, sparedOf } = args
+const { checkClose, checkId, checkLimit, checkOptions, checkReason, checkRoomName, checkSend, entryOf, isBuiltIn, isThenable, kindOf, sparedOf } = args
 
 t.test('a name is a string of 1 to 256 characters, none of them a control character or half of one', async (t) => {
   for (const name of ['a', 'team:7', 'x'.repeat(256), 'ü', '\u{1F600}', '__proto__', 'constructor', 'toString', '*', '>', '?', 'a.b', 'a/b', '{a}', ' ', '\u202Ertl', '\u0085', '\u2028']) t.equal(checkRoomName(name), name)
@@ -20,7 +20,7 @@ t.test('the id of a connection is a string, and options are an object', async (t
   for (const id of [undefined, null, 5, {}]) t.throws(() => checkId(id), { code: 'FST_ERR_REAL_ARGUMENT', message: /^id must be .*, got / })
   const options: { after?: string, limit?: number } = { after: 'x' }
   t.equal(checkOptions(options, ['after', 'limit']), options)
-  for (const wrong of [null, 5, 'x', true]) t.throws(() => checkOptions(wrong as never, []), { code: 'FST_ERR_REAL_ARGUMENT', message: /^options must be an object, got / })
+  for (const wrong of [null, 5, 'x', true, [], new Map(), new Set(['c1']), new Date(), Promise.resolve(options), new Uint8Array(1)]) t.throws(() => checkOptions(wrong as never, []), { code: 'FST_ERR_REAL_ARGUMENT', message: /^options must be an object, got / })
 })
 
 t.test('an option that is not known is refused with those that are', async (t) => {
@@ -61,11 +61,22 @@ t.test('a wrong presence is refused with the rule', async (t) => {
   for (const key of ['', 5, {}]) t.throws(() => entryOf('ada', { key } as never), { code: 'FST_ERR_REAL_ARGUMENT', message: /^presence\.key must be a string/ })
   const circle: { self?: unknown } = {}
   circle.self = circle
-  for (const meta of [circle, 1n, () => 1, Symbol('x')]) t.throws(() => entryOf('ada', { meta }), { code: 'FST_ERR_REAL_ARGUMENT', message: /^presence\.meta must be JSON/ })
+  for (const meta of [circle, 1n, () => 1, Symbol('x'), new Map([['a', 1]]), Promise.resolve({})]) t.throws(() => entryOf('ada', { meta }), { code: 'FST_ERR_REAL_ARGUMENT', message: /^presence\.meta must be JSON/ })
 })
 
 t.test('what something is, is said without repeating it', async (t) => {
   t.strictSame([null, [], 5, NaN, 'secret', {}, undefined, true, 1n].map(kindOf), ['null', 'an array', '5', 'NaN', 'string', 'object', 'undefined', 'boolean', 'bigint'])
+  t.strictSame([new Map(), new Error('secret'), Promise.resolve(), new ArrayBuffer(1), new class A {}(), Object.create(null)].map(kindOf), ['Map', 'Error', 'Promise', 'ArrayBuffer', 'object', 'object'])
+})
+
+t.test('what has its own inside is told from an object of fields', async (t) => {
+  for (const value of [[], new Map(), new Date(), Promise.resolve(), new Uint8Array(1), new ArrayBuffer(1), new Error('x'), /x/, new URL('http://x')]) t.equal(isBuiltIn(value), true, String(value))
+  for (const value of [null, undefined, 5, 'x', () => {}, {}, Object.create(null), new class A {}(), new Proxy({}, {}), Object.freeze({}), args]) t.equal(isBuiltIn(value), false)
+})
+
+t.test('once is true or false', async (t) => {
+  for (const options of [{}, { once: undefined }, { once: true }, { once: false, except: 'c1' }]) t.equal(checkSend(options), options)
+  for (const once of [null, 0, 1, '', 'false', {}, []]) t.throws(() => checkSend({ once } as never), { code: 'FST_ERR_REAL_ARGUMENT', message: /^once must be true or false, got / })
 })
 
 t.test('what can be awaited is known by its then', async (t) => {
@@ -75,7 +86,7 @@ t.test('what can be awaited is known by its then', async (t) => {
 
 t.test('a close code is one an endpoint may send, a reason is a string that is cut to fit', async (t) => {
   t.strictSame(checkClose(4000, 'x'.repeat(200)), { code: 4000, reason: 'x'.repeat(123) })
-  for (const code of [1005, 1006, 0, '1000', undefined, Symbol('x')]) t.throws(() => checkClose(code, 'x'), { code: 'FST_ERR_REAL_ARGUMENT', message: /^code must be a close code .*, got / })
+  for (const code of [1005, 1006, 0, '1000', undefined, Symbol('x'), null, Object.create(null)]) t.throws(() => checkClose(code, 'x'), { code: 'FST_ERR_REAL_ARGUMENT', message: /^code must be a close code .*, got / })
   for (const reason of [undefined, null, 5, {}]) t.throws(() => checkReason(reason), { code: 'FST_ERR_REAL_ARGUMENT', message: 'reason must be a string' })
   t.equal(checkReason('bye'), 'bye')
 })

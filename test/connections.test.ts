@@ -355,3 +355,13 @@ t.test('a grace that Fastify would not wait for is refused; the default gives wa
     t.match(other.connections, { options: { drain: { grace, within: 5_000 } } })
   }
 })
+
+t.test('the JSON of a connection says who it is, and nothing that its client has sent', async (t) => {
+  const app = await build(t, { connections: { identify: () => 'ada' } })
+  app.get('/feed', { sse: true }, async (_request, reply) => { await reply.sse().join('lobby') })
+  app.get('/list', async () => [...app.connections])
+  const stream = await injectSSE(app, { url: '/feed', headers: { cookie: 'secret=1' } })
+  const [connection] = app.connections
+  t.strictSame((await app.inject('/list')).json(), [{ id: connection?.id, transport: 'sse', user: 'ada', open: true, rooms: ['lobby'] }])
+  stream.close()
+})

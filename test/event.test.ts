@@ -44,9 +44,14 @@ t.test('a serializer makes the text of everything but bytes', async (t) => {
 t.test('what has no JSON is refused with the reason', async (t) => {
   const circle: { self?: unknown } = {}
   circle.self = circle
-  for (const data of [circle, 1n, () => 1, Symbol('x'), { toJSON () { throw new Error('no') } }, { toJSON: () => undefined }]) {
+  for (const data of [circle, 1n, () => 1, Symbol('x'), { toJSON () { throw new Error('no') } }, { toJSON: () => undefined }, Promise.resolve(1), new Map([['a', 1]]), new Set([1]), new ArrayBuffer(1), new Error('x')]) {
     t.throws(() => check({ data }), { code: 'FST_ERR_REAL_DATA', message: /^the data of an event must be a string, bytes or JSON: / })
   }
+  t.throws(() => check({ data: Promise.resolve(1) }), { message: /Promise has no JSON$/ })
+  t.throws(() => toEvent({ data: new Map() }, { maxBytes: 100, serialize: () => '{}' }), { code: 'FST_ERR_REAL_DATA' })
+  for (const data of [{}, Object.create(null), { a: undefined }, new class A { #x = 1; get x () { return this.#x } }()]) t.equal(check({ data }).text, '{}')
+  for (const data of [null, 5, 'x', {}]) t.equal(toEvent({ data }, { maxBytes: 100, serialize: () => '{}' }).text, '{}')
+  t.match(check({ data: new Date(0) }), { text: '"1970-01-01T00:00:00.000Z"' })
   const thrown = new TypeError('mine')
   // eslint-disable-next-line no-throw-literal
   t.throws(() => check({ data: { toJSON () { throw 'a string' } } }), { code: 'FST_ERR_REAL_DATA', message: /a string/ })
@@ -71,9 +76,10 @@ t.test('what is no string, bytes or object is no event', async (t) => {
 })
 
 t.test('an event without any field is none', async (t) => {
-  for (const given of [{}, { data: undefined }, { event: undefined, id: undefined }, new Date(), new Map(), new Error('x')]) {
+  for (const given of [{}, { data: undefined }, { event: undefined, id: undefined }, Object.create(null)]) {
     t.throws(() => check(given), { code: 'FST_ERR_REAL_EVENT', message: /at least one of/ })
   }
+  for (const given of [new Date(), new Map(), new Error('x'), Promise.resolve('x')]) t.throws(() => check(given), { code: 'FST_ERR_REAL_EVENT', message: /; got (?:Date|Map|Error|Promise): send \{ data: … \}$/ })
 })
 
 t.test('an id is a string or a finite number, on one line, of at most 512 characters', async (t) => {

@@ -168,7 +168,7 @@ t.test('options that are not known are refused, in every group', async (t) => {
 })
 
 t.test('what is no object is no options', async (t) => {
-  for (const given of [null, 5, 'x', []]) {
+  for (const given of [null, 5, 'x', [], new Map(), new Date(), Promise.resolve({})]) {
     t.equal(refusal(() => read.connections(given)), 'FST_ERR_REAL_OPTION: option connections must be an object')
     t.equal(refusal(() => read.memory(given)), 'FST_ERR_REAL_OPTION: option memory must be an object')
     t.equal(refusal(() => read.sse(given)), 'FST_ERR_REAL_OPTION: option sseReal must be an object')

@@ -62,6 +62,14 @@ t.test('a listener that throws or rejects harms nobody else and is logged', asyn
   ])
 })
 
+t.test('a name that is never told, or a listener that is no function, is refused when it is put on and when it is taken off', async (t) => {
+  const signals = new Signals({ error () {} })
+  for (const put of ['on', 'off'] as const) {
+    for (const name of ['connected', 'error', '', undefined, null, 5, Symbol('x'), Object.create(null)]) t.throws(() => signals[put](name as never, () => {}), { code: 'FST_ERR_REAL_ARGUMENT', message: /^event must be one of connect, .*, got / })
+    for (const listener of [undefined, null, 5, 'x', {}, Promise.resolve()]) t.throws(() => signals[put]('connect', listener as never), { code: 'FST_ERR_REAL_ARGUMENT', message: /^listener must be a function, got / })
+  }
+})
+
 t.test('many listeners are no leak, and `error` is a name like any other', async (t) => {
   const warned: Error[] = []
   const warn = (warning: Error): void => { warned.push(warning) }

@@ -127,6 +127,7 @@ t.test('what is no source is refused at once', async (t) => {
   t.throws(() => run(sink, {}), { code: 'FST_ERR_REAL_EVENT' })
   t.throws(() => run(sink, 'x'.repeat(1_001)), { code: 'FST_ERR_REAL_TOO_LARGE' })
   t.throws(() => checkSource(5, true, sink.checks), { code: 'FST_ERR_REAL_SOURCE' })
+  for (const map of [null, 5, 'x', {}, []]) t.throws(() => run(sink, ['x'], { map }), { code: 'FST_ERR_REAL_ARGUMENT', message: /^map must be a function, got / })
   for (const callback of [() => {}, () => 5, () => 'text', () => ({ data: 1 })]) await t.rejects(run(sink, callback), { code: 'FST_ERR_REAL_SOURCE' })
   t.strictSame(sink.sent, [])
 })

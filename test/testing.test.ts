@@ -31,6 +31,14 @@ async function gone (t: Test, app: FastifyInstance): Promise<void> {
   t.equal(app.server.listening, false, 'nothing listens')
 }
 
+t.test('a wrong argument is refused', async (t) => {
+  const app = await build(t)
+  app.ws('/', echo)
+  for (const path of [null, undefined, 5, '', 'x', 'ws://localhost/', { url: '/' }, ['/']]) await t.rejects(injectWS(app, path as never), { code: 'FST_ERR_REAL_ARGUMENT', message: /^path must be a string that begins with \/, got / })
+  for (const options of [null, 5, [], new Map(), { header: {} }]) await t.rejects(injectWS(app, '/', options as never), { code: 'FST_ERR_REAL_ARGUMENT', message: /^options/ })
+  for (const options of [null, undefined, 5, true]) await t.rejects(injectSSE(app, options as never), { code: 'FST_ERR_REAL_ARGUMENT', message: /^options must be a path or options of inject\(\), got / })
+})
+
 t.test('injectSSE opens an endless stream as an iterator of its events', async (t) => {
   const app = await build(t)
   const { over } = ticking(app)

@@ -10,7 +10,7 @@ import type { Backplane } from './backplane.ts'
 export interface Event<Data = unknown> {
   /** Its name. No CR, LF, NUL or lone surrogate, and neither `error` nor `open`, which an EventSource fires itself. */
   event?: string | undefined
-  /** A string is sent as it is, bytes as binary (base64 on SSE), anything else as JSON. */
+  /** A string is sent as it is, bytes (a Uint8Array) as binary (base64 on SSE), anything else as JSON; a Map, an ArrayBuffer or a promise has none and is refused. */
   data?: Data | Uint8Array | undefined
   /** An id of the application's own; it goes on the wire as it is. No CR, LF, NUL or lone surrogate. */
   id?: string | number | undefined
@@ -169,7 +169,7 @@ export interface Connection<Request = FastifyRequest> {
   /**
    * Sends what a source gives, waiting for the reader; resolves at its end or when the connection closes. Rejects with the source's
    * own error.
-   * @throws FST_ERR_REAL_SOURCE at once
+   * @throws FST_ERR_REAL_SOURCE, FST_ERR_REAL_ARGUMENT at once; where it is one event, what `send` throws
    */
   from (source: Source, options?: { map?: undefined }): Promise<void>
   /** The same of items of any kind: `map` makes something to send of each. */
@@ -310,10 +310,13 @@ export interface Registry extends Iterable<Connection> {
   stats (): Stats
   /**
    * Calls a listener at every event of a name.
-   * @throws FST_ERR_REAL_ARGUMENT where there is no event of that name
+   * @throws FST_ERR_REAL_ARGUMENT where there is no event of that name, or the listener is no function
    */
   on<Name extends keyof RegistryEvents> (name: Name, listener: (...args: RegistryEvents[Name]) => void): this
-  /** Takes a listener away. */
+  /**
+   * Takes a listener away.
+   * @throws FST_ERR_REAL_ARGUMENT as `on` does
+   */
   off<Name extends keyof RegistryEvents> (name: Name, listener: (...args: RegistryEvents[Name]) => void): this
 }
 
@@ -339,7 +342,10 @@ export interface ConnectionsOptions {
   backplane?: Backplane | undefined
   /** Says who a request is; runs after the route's hooks, before anything is opened. Default: nobody. */
   identify?: ((request: FastifyRequest) => Identity | Promise<Identity>) | undefined
-  /** What is kept for returning connections. Default: `{ events: 100, bytes: 1 MiB, age: 120_000, totalBytes: 64 MiB, rooms: 100_000 }`. */
+  /**
+   * What is kept for returning connections. Default: `{ events: 100, bytes: 1 MiB, age: 120_000, totalBytes: 64 MiB, rooms: 100_000 }`.
+   * `totalBytes` and `rooms` are those of the default backplane; one that is given has options of its own.
+   */
   history?: false | (HistoryLimits & { totalBytes?: number | undefined, rooms?: number | undefined }) | ((topic: Topic) => false | HistoryLimits) | undefined
   /** What happens to a reader more than `maxBuffered` bytes behind. Default: `close`; with history on, it comes back and loses nothing. */
   slow?: 'close' | 'drop' | 'catch-up' | undefined
@@ -421,11 +427,11 @@ export type Message = string | Buffer
 /** The handlers of a WebSocket route. All are optional, sync or async; they run one at a time for a connection. */
 export interface WsHandlers<M = Message, Request = FastifyRequest> {
   /** Runs before the first message. `connection.close()` in it refuses. */
-  onConnect?: (connection: Connection<Request>, request: Request) => unknown
+  onConnect?: ((connection: Connection<Request>, request: Request) => unknown) | undefined
   /** One at a time, in order; the next waits for what it returns. */
-  onMessage?: (connection: Connection<Request>, message: M) => unknown
+  onMessage?: ((connection: Connection<Request>, message: M) => unknown) | undefined
   /** Once for each connection, on every path; after the messages that its client sent before it left. */
-  onDisconnect?: (connection: Connection<Request>, end: Disconnect) => unknown
+  onDisconnect?: ((connection: Connection<Request>, end: Disconnect) => unknown) | undefined
   /** A handler threw (the connection closes with 1011), or a message did not fit the schema (it stays open). */
-  onError?: (connection: Connection<Request>, error: Error) => unknown
+  onError?: ((connection: Connection<Request>, error: Error) => unknown) | undefined
 }

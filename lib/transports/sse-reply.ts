@@ -9,22 +9,14 @@ import type { Registry } from '../registry.ts'
 import { send } from '../reply.ts'
 import { discard, Feed, isAbort } from '../source.ts'
 import { HEAD, hasBody, headOf, jitter, lastEventIdOf, negotiate, serializerOf, setHead, turnAway, unsetHead } from './sse-head.ts'
+import { FAILED, INSIDE, phaseOf, RETURNED, setAnswered, setPhase } from './sse-phase.ts'
 import { SseWire } from './sse-wire.ts'
 
-const kStream = Symbol('fastify-real.stream')
-const kAnswered = Symbol('fastify-real.answered')
+/** Decorator of the reply: its stream, null until `reply.sse()`. */
+export const kStream = Symbol('fastify-real.stream')
 
-/** Decorators of the reply: its stream, null until `reply.sse()`; and whether it has been answered, where Fastify's `sent` comes too late. */
-export const keys = { stream: kStream, answered: kAnswered }
-
-interface Reply extends FastifyReply { [kStream]: SseReply | null, [kAnswered]: boolean }
-
-export function streamOf (reply: FastifyReply): SseReply | null {
-  return (reply as Reply)[kStream] ?? null
-}
-
-export function isAnswered (reply: FastifyReply): boolean { return reply.sent || (reply as Reply)[kAnswered] }
-export function setAnswered (reply: FastifyReply): void { (reply as Reply)[kAnswered] = true }
+interface Reply extends FastifyReply { [kStream]: SseReply | null }
+export function streamOf (reply: FastifyReply): SseReply | null { return (reply as Reply)[kStream] ?? null }
 
 const PENDING = 0 // nothing has been answered
 const SENDING = 1 // the head is on its way through the onSend hooks
@@ -37,16 +29,20 @@ const ANSWERED = 3 // by somebody else
  */
 export class SseReply {
   readonly connection: Connection
+  /** Before anything was sent: whoever makes an answer of the error may make another stream. */
+  failed = false
   readonly #reply: FastifyReply
   readonly #registry: Registry
   readonly #wire: SseWire
   readonly #headStart: number
-  #timer: NodeJS.Timeout | null = null
+  #timer: NodeJS.Timeout | undefined
   #isSoon = false
   #refusal: Error | null
   #feed: Feed | null = null
   #state: 0 | 1 | 2 | 3 = PENDING
   #settled: boolean
+  /** It was made of an error, or by a hook: what is returned there comes to `reply.send`. */
+  readonly #isOutside: boolean
   /** It is known who asks, and the source has begun. */
   #begun = false
   /** The source has something to send, or there is none. */
@@ -56,16 +52,17 @@ export class SseReply {
   #failed: { err: unknown } | null = null
   #outcome: { resolve: (reply?: FastifyReply) => void, reject: (err: unknown) => void } | null = null
 
-  /** `settled`: it was called after the handler had returned. */
-  constructor (registry: Registry, reply: FastifyReply, settings: SseSettings, source: unknown, options: SourceOptions<unknown>, settled: boolean) {
+  constructor (registry: Registry, reply: FastifyReply, settings: SseSettings, source: unknown, options: SourceOptions<unknown>) {
     const { request } = reply
+    const phase = phaseOf(reply)
     const hasSource = source !== undefined
     const identity = registry.whoIs(request)
     const known = identity instanceof Promise ? { user: null, expires: 0 } : identity
     ;(reply as Reply)[kStream] = this
     this.#reply = reply
     this.#registry = registry
-    this.#settled = settled
+    this.#settled = phase >= RETURNED
+    this.#isOutside = phase !== INSIDE && phase !== RETURNED
     this.#headStart = settings.headStart
     this.#arrived = !hasSource
     this.#wire = new SseWire(reply.raw, negotiate(reply, settings.compression))
@@ -135,11 +132,14 @@ export class SseReply {
     else this.#soon()
   }
 
+  /** Sent is what an error handler has returned, and not an answer of its own: the connection, or nothing. */
+  isReturned (payload: unknown): boolean { return payload === this.connection || (payload === undefined && this.#isOutside) }
+
   /** The handler threw. Throws what Fastify is to answer. */
   abandon (err: unknown): Promise<unknown> {
     const hasHeeded = isAbort(err) && !this.connection.open // it did as the signal said
     if (this.#state === PENDING && !hasHeeded) {
-      this.#rollBack()
+      this.#free()
       throw err
     }
     if (!hasHeeded) this.#fail(err)
@@ -169,7 +169,7 @@ export class SseReply {
   }
 
   #refuse (err: unknown): void {
-    this.#rollBack()
+    this.#free()
     if (this.#outcome !== null) this.#outcome.reject(err)
     else send(this.#reply, err instanceof Error ? err : new Error(String(err)))
   }
@@ -260,8 +260,17 @@ export class SseReply {
   }
 
   #stop (): void {
-    if (this.#timer !== null) clearTimeout(this.#timer)
-    this.#timer = null
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+  }
+
+  #free (): void {
+    const reply = this.#reply as Partial<Reply>
+    this.#rollBack()
+    this.failed = true
+    setPhase(this.#reply, FAILED)
+    delete reply.send
+    delete reply.then
   }
 
   #rollBack (): void {
@@ -274,8 +283,13 @@ export class SseReply {
 
 /** Stands before the reply's own send: with async onSend hooks `reply.sent` comes too late. */
 export function sendElse (this: FastifyReply, payload?: unknown): FastifyReply {
+  const stream = streamOf(this)
+  if (stream?.isReturned(payload) === true) {
+    stream.returned()
+    return this
+  }
   setAnswered(this)
-  streamOf(this)?.decline()
+  stream?.decline()
   return send(this, payload)
 }
 

@@ -14,29 +14,28 @@ import { isUpgrade } from '../upgrade.ts'
 import { acceptability } from './sse-accept.ts'
 import { marks } from '../route-order.ts'
 import { HEAD, negotiate, serializerOf, setHead, turnAway, vary } from './sse-head.ts'
-import { isAnswered, keys, sendElse, setAnswered, SseReply, streamOf } from './sse-reply.ts'
+import { FAILED, INSIDE, isAnswered, keys, RETURNED, setAnswered, setPhase } from './sse-phase.ts'
+import { kStream, sendElse, SseReply, streamOf } from './sse-reply.ts'
 
-const kReturned = Symbol('fastify-real.returned') // its handler has returned
 const kSettings = Symbol('fastify-real.sse') // in the config of every route that was declared after the plugin
 
-interface Reply extends FastifyReply { [kReturned]: boolean }
-type Handler = (this: FastifyInstance, request: FastifyRequest, reply: Reply, ...more: unknown[]) => unknown
+type Handler = (this: FastifyInstance, request: FastifyRequest, reply: FastifyReply, ...more: unknown[]) => unknown
 type Route = RouteOptions & { sse?: boolean | SseOptions, config?: object }
 
 async function plugin (fastify: FastifyInstance, options: SseOptions): Promise<void> {
-  if (fastify.hasReplyDecorator(keys.stream)) throw new RegisteredError('sseReal')
+  if (fastify.hasReplyDecorator(kStream)) throw new RegisteredError('sseReal')
   for (const name of ['sse', 'connection']) if (fastify.hasReplyDecorator(name)) throw new NameTakenError(`reply.${name}`)
   if (fastify.hasRequestDecorator('wantsEvents')) throw new NameTakenError('request.wantsEvents')
   const defaults = checkSse(options, 'sseReal.', null)
   const registry = await sharedRegistry(fastify)
   fastify.decorate(marks.sseReal, true)
-  fastify.decorateReply(keys.stream, null)
+  fastify.decorateReply(kStream, null)
   fastify.decorateReply(keys.answered, false)
-  fastify.decorateReply(kReturned, false)
+  fastify.decorateReply(keys.phase, 0)
   fastify.decorateReply('connection', { getter (this: FastifyReply) { return streamOf(this)?.connection ?? null } })
   fastify.decorateRequest('wantsEvents', { getter (this: FastifyRequest) { return acceptability(this.headers.accept).wanted } })
   fastify.decorateReply('sse', function (this: FastifyReply, source?: unknown, given: SseReplyOptions<never> = nothingGiven) {
-    return begin(registry, this as Reply, source, given)
+    return begin(registry, this, source, given)
   } as never)
   fastify.addHook('onRoute', (route) => prepare(registry, defaults, route as never))
   warnOfCuts(fastify, registry.options.heartbeat)
@@ -54,17 +53,17 @@ function warnOfCuts (fastify: FastifyInstance, heartbeat: number): void {
 /** Server-Sent Events: `reply.sse()` on any reply, and the route option `sse`. */
 export const sseReal: FastifyPluginAsync<SseOptions> = fp(plugin, { name: 'fastify-real-sse', fastify: '5.x' })
 
-function begin (registry: Registry, reply: Reply, source: unknown, given: SseReplyOptions<never>): SseReply['connection'] {
+function begin (registry: Registry, reply: FastifyReply, source: unknown, given: SseReplyOptions<never>): SseReply['connection'] {
   const { method, routeOptions: { url, config } } = reply.request
   const settings = (config as { [kSettings]?: SseSettings })[kSettings]
   if (settings === undefined) throw new RouteOrderError(`${method} ${url ?? reply.request.url}`, 'sseReal')
-  if (streamOf(reply) !== null) throw new SseTwiceError()
+  if (streamOf(reply)?.failed === false) throw new SseTwiceError()
   if (isAnswered(reply)) throw new ReplySentError()
   checkOrigin(settings, reply.request)
   const own = given === nothingGiven ? settings : checkSse(given, 'reply.sse.', settings)
   const { map } = given
   if (source !== undefined) checkSource(source, map !== undefined, { maxBytes: registry.options.maxEventBytes, serialize: serializerOf(reply) })
-  return new SseReply(registry, reply, own, source, map === undefined ? {} : { map: map as (item: unknown) => Sendable }, reply[kReturned]).connection
+  return new SseReply(registry, reply, own, source, map === undefined ? {} : { map: map as (item: unknown) => Sendable }).connection
 }
 
 const nothingGiven: SseReplyOptions<never> = {}
@@ -112,7 +111,13 @@ function takeOver (request: FastifyRequest, reply: FastifyReply, payload: unknow
 
 function plainHandler (handler: Handler): Handler {
   return function (request, reply, ...more) {
-    const result = handler.call(this, request, reply, ...more)
+    let result: unknown
+    setPhase(reply, INSIDE)
+    try {
+      result = handler.call(this, request, reply, ...more)
+    } catch (err) {
+      return abandon(reply, err)
+    }
     if (!isThenable(result)) return settle(reply, result, result !== undefined)
     return result.then((value) => settle(reply, value, true), (err: unknown) => abandon(reply, err))
   }
@@ -132,6 +137,7 @@ function eventsHandler (registry: Registry, settings: SseSettings, handler: Hand
     const refusal = streams ? registry.refusal((await registry.whoIs(request)).user, request) : null
     if (refusal !== null) return turnAway(reply, refusal, registry)
     reply.send = sendElse
+    setPhase(reply, INSIDE)
     try {
       if (isGenerator) reply.sse(((connection: unknown) => handler.call(this, request, reply, connection)) as never)
       const result = isGenerator ? undefined : handler.call(this, request, reply)
@@ -141,7 +147,7 @@ function eventsHandler (registry: Registry, settings: SseSettings, handler: Hand
       if (streamOf(reply) === null && isEvents(value, streams, reply)) reply.sse(value as never)
       return settle(reply, value, true)
     } catch (err) {
-      if (streamOf(reply) === null) delete (reply as Partial<Reply>).send // the error is no answer of the handler's: who makes one of it may make a stream
+      if (streamOf(reply) === null) delete (reply as Partial<FastifyReply>).send // the error is no answer of the handler's: who makes one of it may make a stream
       return abandon(reply, err)
     }
   }
@@ -154,16 +160,16 @@ function isEvents (value: unknown, streams: boolean, reply: FastifyReply): boole
 }
 
 /** `answers`: what the handler returned is an answer, if there is no stream. */
-function settle (reply: Reply, value: unknown, answers: boolean): unknown {
-  reply[kReturned] = true
+function settle (reply: FastifyReply, value: unknown, answers: boolean): unknown {
+  setPhase(reply, RETURNED)
   const stream = streamOf(reply)
   if (stream !== null) return stream.settle()
   if (answers) setAnswered(reply)
   return value
 }
 
-function abandon (reply: Reply, err: unknown): unknown {
-  reply[kReturned] = true
+function abandon (reply: FastifyReply, err: unknown): unknown {
+  setPhase(reply, FAILED)
   const stream = streamOf(reply)
   if (stream === null) throw err
   return stream.abandon(err)

@@ -2,6 +2,7 @@ import websocket from '@fastify/websocket'
 import type { FastifyInstance, RouteOptions } from 'fastify'
 import { EventEmitter } from 'node:events'
 import type { WsHandlers, WsOptions } from '../../types/api.ts'
+import { isBuiltIn } from '../arguments.ts'
 import * as reasons from '../close-reasons.ts'
 import { sharedRegistry } from '../connections.ts'
 import { NameTakenError, RegisteredError, RouteError, WebsocketFirstError } from '../errors.ts'
@@ -53,5 +54,7 @@ export async function plugin (fastify: FastifyInstance, options: WsOptions): Pro
 function declare (this: FastifyInstance, url: string, ...given: [object, WsHandlers?]): FastifyInstance {
   const [options, handlers] = given.length > 1 ? given as [{ ws?: WsOptions }, WsHandlers] : [{}, given[0]]
   if (typeof handlers !== 'object' || handlers === null) throw new RouteError(`GET ${url}`, needsHandlers)
-  return this.route({ ...options, method: 'GET', url, ws: (options as { ws?: WsOptions }).ws ?? true, handler: handlers } as never)
+  if (typeof options !== 'object' || options === null || isBuiltIn(options)) throw new RouteError(`GET ${url}`, 'has options that are no object')
+  const { ws = true } = options as { ws?: WsOptions }
+  return this.route({ ...options as object, method: 'GET', url, ws, handler: handlers } as never)
 }

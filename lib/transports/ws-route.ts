@@ -4,6 +4,7 @@ import { WebSocketServer } from 'ws'
 import type { Server } from 'ws'
 import type { Disconnect, WsHandlers, WsOptions } from '../../types/api.ts'
 import type { Link } from '../../types/transport.ts'
+import { isBuiltIn } from '../arguments.ts'
 import type { Connection } from '../connection.ts'
 import { OriginError, RouteError, UpgradeRequiredError } from '../errors.ts'
 import { lastEventIdIn } from '../event.ts'
@@ -64,8 +65,8 @@ export class WsRoute {
     this.#fastify = fastify
     this.#registry = registry
     this.#route = route
-    const handlers = handlersOf(route)
     this.#settings = checkWs(route.ws === true ? {} : route.ws as WsOptions, `route ${route.url} ws.`, defaults)
+    const handlers = handlersOf(route)
     this.#host = { handlers, settings: this.#settings, read: null, drain: registry.drain }
     this.#compiler = this.#customCompiler
     const { maxPayload, compression } = this.#settings
@@ -191,12 +192,14 @@ function handlersOf (route: Route): WsHandlers<unknown> {
     if (ws === true) throw new RouteError(name, needsHandlers)
     return ws
   }
+  const handlers = handler as object
+  if (typeof handlers !== 'object' || isBuiltIn(handlers)) throw new RouteError(name, needsHandlers)
   if (route.sse !== undefined && route.sse !== false) throw new RouteError(name, 'has sse and so needs a handler; the object of handlers is the value of ws')
-  for (const [key, value] of Object.entries(handler as object)) {
-    if (!HANDLERS.includes(key as never) || typeof value !== 'function') throw new RouteError(name, `has ${JSON.stringify(key)} among its handlers; they are the functions ${HANDLERS.join(', ')}`)
+  for (const [key, value] of Object.entries(handlers)) {
+    if (!HANDLERS.includes(key as never) || (value !== undefined && typeof value !== 'function')) throw new RouteError(name, `has ${JSON.stringify(key)} among its handlers; they are the functions ${HANDLERS.join(', ')}`)
   }
   if (ws !== true && HANDLERS.some((key) => key in ws)) throw new RouteError(name, 'has handlers in ws and as its last argument; one of the two is enough')
-  return handler as WsHandlers<unknown>
+  return handlers as WsHandlers<unknown>
 }
 
 // an answer that comes while hooks are at work is the one that is sent

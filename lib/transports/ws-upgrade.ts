@@ -3,7 +3,7 @@ import { ServerResponse, STATUS_CODES } from 'node:http'
 import type { IncomingMessage, Server } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import FindMyWay from 'find-my-way'
 import { ShuttingDownError, UpgradeError } from '../errors.ts'
 import type { Registry } from '../registry.ts'
@@ -25,6 +25,7 @@ export class Upgrades {
   readonly #server: Server
   readonly #registry: Registry
   readonly #router: FindMyWay.Instance<FindMyWay.HTTPVersion.V1>
+  readonly #rewrite: ((request: IncomingMessage) => unknown) | undefined
   readonly #underway = new Crowd<Underway>()
 
   private constructor (fastify: FastifyInstance, registry: Registry) {
@@ -32,6 +33,7 @@ export class Upgrades {
     this.#server = fastify.server as Server
     this.#registry = registry
     this.#router = FindMyWay(routerOptions(fastify))
+    this.#rewrite = rewriterOf(fastify)
     const underway = this.#underway
     registry.drain.guests.add({
       get size () { return underway.size },
@@ -56,13 +58,17 @@ export class Upgrades {
   add ({ url, prefix = '', routePath }: { url: string, prefix?: string, routePath?: string }, target: EventEmitter | null): void {
     // Fastify gives the `/` of a prefix a second path, and runs no hooks for it
     const urls = prefix !== '' && routePath === '' ? [url, `${url}/`] : [url]
-    for (const one of urls) if (this.#router.findRoute('GET', one) === null) this.#router.on('GET', one, destroy as never, target) // it is asked, and calls nobody
+    for (const one of urls) {
+      try {
+        this.#router.on('GET', one, destroy as never, target) // it is asked, and calls nobody
+      } catch {} // it is there already, for other constraints or without its slash; or Fastify refuses it, too
+    }
   }
 
   #on (request: IncomingMessage, socket: Duplex, head: Buffer): void {
     const wanted = request.headers.upgrade as string
     const isWebSocket = /(?:^|,)\s*websocket\s*(?:,|$)/i.test(wanted)
-    const found = isWebSocket ? this.#router.find('GET', request.url as string) : null
+    const found = isWebSocket ? this.#router.find('GET', this.#pathOf(request)) : null
     if (found === null && wanted !== 'h2c' && this.#server.listenerCount('upgrade') > 1) return
     const before = answerBefore(request, socket)
     if (before !== null) return this.#wait(before, request, socket, head)
@@ -76,6 +82,11 @@ export class Upgrades {
     const free = this.#bound(socket)
     if (refusal === null) this.#route(request, socket, head, free)
     else socket.end(refusal)
+  }
+
+  // the request itself is rewritten on its way through the router
+  #pathOf (request: IncomingMessage): string {
+    return this.#rewrite === undefined ? request.url as string : String(this.#rewrite.call(this.#fastify, request))
   }
 
   // what was asked before it on this socket is answered first
@@ -178,6 +189,14 @@ function giveBack (server: Server, { method, url, httpVersion, rawHeaders }: Inc
   }
   socket.unshift(Buffer.concat([Buffer.from(`${text}\r\n`, 'latin1'), head]))
   server.emit('setSecureContext' in server ? 'secureConnection' : 'connection', socket)
+}
+
+// there is no public way to ask for `rewriteUrl`; a plugin's instance inherits from that which has it
+function rewriterOf (fastify: FastifyInstance): ((request: IncomingMessage) => unknown) | undefined {
+  const symbols: symbol[] = []
+  for (let one = fastify as object | null; one !== null; one = Object.getPrototypeOf(one) as object | null) symbols.push(...Object.getOwnPropertySymbols(one))
+  const key = symbols.find(({ description }) => description === 'fastify.options') as symbol
+  return (fastify as unknown as Record<symbol, FastifyServerOptions | undefined>)[key]?.rewriteUrl as never
 }
 
 // as Fastify's own router is set up, so that both find the same routes

@@ -42,6 +42,8 @@ t.test('a wrong option is refused with its name', async (t) => {
   refused({ history: 5 }, /nats\.history must be an object/)
   for (const key of ['events', 'age', 'totalBytes']) refused({ history: { [key]: 0 } }, new RegExp(`nats.history.${key} must be a positive integer`))
   refused({ history: { events: 1.5 } }, /nats\.history\.events must be a positive integer, got 1\.5/)
+  refused({ history: { events: '5' } }, /nats\.history\.events must be a positive integer, got "5"$/)
+  refused({ history: { age: '5' } }, /nats\.history\.age must be a positive integer \(milliseconds\), got "5"$/)
   refused({ history: { bytes: 5 } }, /nats\.history\.bytes is not known/)
   for (const key of ['remember', 'replicas', 'maxPending', 'timeout', 'audit', 'probe']) refused({ [key]: '5' }, new RegExp(`nats.${key} must be a positive integer`))
   refused({ storage: 'disk' }, /nats\.storage must be one of file, memory/)

@@ -9,7 +9,7 @@ import helmet from '@fastify/helmet'
 import rateLimit from '@fastify/rate-limit'
 import session from '@fastify/session'
 import Fastify from 'fastify'
-import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import t from 'tap'
 import { connections, sseReal } from '../../lib/index.ts'
 import { build, listen, sseClient, until } from '../helper.ts'
@@ -235,6 +235,45 @@ t.test('an error handler may answer with a stream where there is none yet', asyn
   }
   t.equal((await app.inject('/answered')).body, 'mine')
   t.equal(app.connections.size, 0)
+})
+
+t.test('an error handler may answer with a stream where one had begun and failed before its head', async (t) => {
+  const app = await build(t)
+  const handlers: Record<string, (err: Error, request: FastifyRequest, reply: FastifyReply) => unknown> = {
+    nothing: (err, _request, reply) => { reply.sse([err.message]) },
+    connection: (err, _request, reply) => reply.sse([err.message]),
+    'nothing, later': async (err, _request, reply) => { reply.sse([err.message]) },
+    'the reply, later': async (err, _request, reply) => { reply.sse([err.message]); return await reply },
+    'the connection, later': async (err, _request, reply) => reply.sse([err.message])
+  }
+  const failing = async function * (): AsyncGenerator<string> { throw new Error('no') }
+  for (const [index, handler] of Object.values(handlers).entries()) {
+    app.register(async (scope) => {
+      scope.setErrorHandler(handler as never)
+      scope.get('/none', async () => { throw new Error('no') })
+      scope.get('/hook', { preHandler: async () => { throw new Error('no') } }, async () => 'x')
+      scope.get('/at-once', (_request, reply) => { reply.sse(); throw new Error('no') })
+      scope.get('/rejected', async (_request, reply) => { reply.sse(); throw new Error('no') })
+      scope.get('/events', { sse: true }, async (_request, reply) => { reply.header('x-mine', '1').sse(); throw new Error('no') })
+      scope.get('/generator', { sse: true }, failing)
+      scope.get('/source', async (_request, reply) => { reply.sse(failing()) })
+    }, { prefix: `/${index}` })
+  }
+  for (const [index, returned] of Object.keys(handlers).entries()) {
+    for (const path of ['none', 'hook', 'at-once', 'rejected', 'events', 'generator', 'source']) {
+      t.match(await app.inject(`/${index}/${path}`), { statusCode: 200, body: 'data: no\n\n', headers: { 'content-type': 'text/event-stream' } }, `${path}; it gives ${returned}`)
+    }
+  }
+  t.equal(app.connections.size, 0)
+})
+
+t.test('an error handler whose stream fails as well is not asked again', async (t) => {
+  const app = await build(t, { connections: { identify: async () => { throw new Error('nobody') } } })
+  let asked = 0
+  app.setErrorHandler((_err: Error, _request, reply) => { asked++; reply.sse(['x']) })
+  app.get('/x', async (_request, reply) => { reply.sse() })
+  t.match(await app.inject('/x'), { statusCode: 500, body: /nobody/ })
+  t.equal(asked, 1)
 })
 
 t.test('what is thrown and is no Error is answered as Fastify does', async (t) => {

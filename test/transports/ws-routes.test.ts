@@ -220,6 +220,10 @@ t.test('paths are found as Fastify finds them', async (t) => {
     app.ws(path, echo)
     await echoes(await listen(app), url)
   }
+  const nested = await build(t, { fastify: { routerOptions: { ignoreTrailingSlash: true } } })
+  nested.register(async (scope) => { scope.ws('/', echo) }, { prefix: '/a' })
+  const nestedPort = await listen(nested)
+  for (const path of ['/a', '/a/']) await echoes(nestedPort, path)
   const app = await build(t)
   app.ws('/a', echo)
   app.ws('/:id', echo)
@@ -228,6 +232,35 @@ t.test('paths are found as Fastify finds them', async (t) => {
     if (path === '/A') await echoes(port, path)
     else t.equal((await rawUpgrade(t, port, path)).status, 404, path)
   }
+})
+
+t.test('what is no object of handlers, options or `ws` is refused with the route', async (t) => {
+  const app = await build(t)
+  const wrong: Record<string, unknown> = { number: 1, text: 'yes', array: [], map: new Map(), promise: Promise.resolve({}), date: new Date() }
+  for (const [name, value] of Object.entries({ ...wrong, null: null, zero: 0 })) {
+    t.throws(() => app.get('/x', { ws: value } as never, echo as never), { code: 'FST_ERR_REAL_OPTION', message: 'option route /x ws must be an object' }, name)
+    t.throws(() => app.ws('/x', { ws: value } as never, echo), { code: 'FST_ERR_REAL_OPTION', message: 'option route /x ws must be an object' }, name)
+    t.throws(() => app.ws('/x', value as never, echo), { code: 'FST_ERR_REAL_ROUTE', message: 'route GET /x has options that are no object' }, name)
+    t.throws(() => app.ws('/x', {}, value as never), { code: 'FST_ERR_REAL_ROUTE', message: /^route GET \/x has ws: true and so needs an object of handlers/ }, name)
+  }
+  for (const [name, value] of Object.entries(wrong)) t.throws(() => app.get('/x', { ws: true }, value as never), { code: 'FST_ERR_REAL_ROUTE', message: /^route GET \/x has ws: true and so needs an object of handlers/ }, name)
+  app.ws('/undefined', { onConnect: undefined, onMessage: echo.onMessage })
+  app.ws('/class', new class { onMessage = echo.onMessage }())
+  const port = await listen(app)
+  for (const path of ['/undefined', '/class']) await echoes(port, path)
+})
+
+t.test('an upgrade is rewritten as any request', async (t) => {
+  const app = Fastify({ rewriteUrl (request) { return this.log === undefined ? '/' : (request.url as string).replace(/^\/api/, '') } })
+  t.after(() => app.close())
+  app.register(async (scope) => {
+    await scope.register(wsReal)
+    scope.ws('/x', { onConnect (connection) { connection.send(connection.request.originalUrl) } })
+    scope.get('/neighbour', { websocket: true }, (socket, request) => { socket.send(request.originalUrl) })
+  })
+  const port = await listen(app)
+  for (const path of ['/api/x?a=1', '/x', '/api/neighbour']) t.equal(await (await wsClient(port, path)).wait(1), path)
+  t.equal((await rawUpgrade(t, port, '/api/y')).status, 404)
 })
 
 t.test('routes of one path that differ in their constraints stay apart', async (t) => {
