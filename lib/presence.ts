@@ -95,9 +95,7 @@ export class Presence {
 
   async list (name: string): Promise<Present[]> {
     const room = this.#track(name)
-    room.lookers++
-    await room.ready
-    room.lookers--
+    await room.look()
     this.#schedule(room)
     return room.list()
   }
@@ -190,8 +188,8 @@ export class Presence {
     const tracked = room = new PresentRoom(name)
     this.#rooms.set(name, tracked)
     this.#beating()
-    tracked.ready = this.#follow(tracked).then(() => {
-      tracked.isReady = true
+    void this.#follow(tracked).then(() => {
+      tracked.known()
       this.#schedule(tracked)
     })
     return room

@@ -9,6 +9,7 @@ import type { PresenceChange } from '../types/index.ts'
 import { connect, encodings, FaultyBackplane, node, turn } from './fake.ts'
 import type { Fake, FakeNode, FakeOptions } from './fake.ts'
 import { until } from './helper.ts'
+import { Clock } from './presence-world.ts'
 import { site } from './site.ts'
 
 /** What a connection was told of who is present, of all its rooms. */
@@ -615,6 +616,28 @@ t.test('who is present is known while the backplane is down, as far as it is her
   ada.connection.close()
   await turn()
   t.strictSame(told(watcher).slice(2), [{ left: [{ key: 'ada', metas: [1] }] }])
+})
+
+t.test('who looks while a room cannot be followed yet is not kept waiting for ever: who is known here is given', async (t) => {
+  const clock = new Clock()
+  const left: string[] = []
+  clock.install()
+  t.after(() => clock.remove())
+  const presence = new Presence({
+    nodeId: 'here',
+    timeout: 15_000,
+    subscribe: () => new Promise(() => {}),
+    unsubscribe (topic) { left.push(topic) },
+    tell: async () => 1,
+    announce () {}
+  })
+  presence.join({ announced: true, blind: false }, 'room', { key: 'ada', meta: 1 })
+  const looking = Promise.all([presence.list('room'), presence.list('other')])
+  await clock.pass(5_001)
+  t.strictSame(await Promise.race([looking, 'still waiting']), [[{ key: 'ada', metas: [1] }], []])
+  await clock.pass(2)
+  t.strictSame(left, ['presence/other'])
+  presence.stop()
 })
 
 t.test('what is expected of other nodes may have come before it is known how much', async (t) => {
