@@ -425,4 +425,14 @@ withNats(() => {
     t.match(await send('room/x', 'x'), { accepted: true })
     t.strictSame(one.texts(), ['x'])
   })
+
+  t.test('a node that may not hear what it is answered does not start, and is told why', async (t) => {
+    const folder = t.testdir({ 'nats.conf': `authorization { users = [{ user: app, password: app, permissions: { subscribe: { deny: "${NAME}.>" } } }] }` })
+    const server = await natsServer(t, ['-c', `${folder}/nats.conf`])
+    const connection = await natsConnection(t, server, { user: 'app', pass: 'app' })
+    const one = ear()
+    await t.rejects(nats({ connection, name: NAME, timeout: 500 }).start(one), { message: /did not answer/ })
+    t.ok(one.said.includes('a subscription was refused'))
+    t.equal(connection.isClosed(), false)
+  })
 })
