@@ -55,7 +55,7 @@ async function start (fastify: FastifyInstance, registry: Registry): Promise<Reg
   try {
     await registry.start()
   } catch (cause) {
-    throw new BackplaneError(cause instanceof Error ? cause.message : String(cause))
+    throw cause instanceof BackplaneError ? cause : new BackplaneError(cause instanceof Error ? cause.message : String(cause))
   }
   return registry
 }

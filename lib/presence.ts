@@ -95,18 +95,9 @@ export class Presence {
 
   async list (name: string): Promise<Present[]> {
     const room = this.#track(name)
-    room.lookers++
-    if (!room.isReady) await this.#known(room)
-    room.lookers--
+    await room.look()
     this.#schedule(room)
     return room.list()
-  }
-
-  // a backplane that is away may not answer before it is back
-  async #known ({ ready }: PresentRoom): Promise<void> {
-    let timer: NodeJS.Timeout | undefined
-    await Promise.race([ready, new Promise((resolve) => { timer = setTimeout(resolve, this.#host.timeout).unref() })])
-    clearTimeout(timer)
   }
 
   /** From another node, or our own. */
@@ -197,8 +188,8 @@ export class Presence {
     const tracked = room = new PresentRoom(name)
     this.#rooms.set(name, tracked)
     this.#beating()
-    tracked.ready = this.#follow(tracked).then(() => {
-      tracked.isReady = true
+    void this.#follow(tracked).then(() => {
+      tracked.known()
       this.#schedule(tracked)
     })
     return room

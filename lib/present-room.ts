@@ -10,6 +10,7 @@ export interface Presentee {
 }
 
 const ANSWER = 500 // how long a first look waits for other nodes
+const LOOK = 5_000 // and for the backplane, which may be away
 
 /** Who is in one room: here, and on other nodes as they say. */
 export class PresentRoom {
@@ -28,7 +29,6 @@ export class PresentRoom {
   /** Nodes that may have said something that did not come, and when they are to have said all again. */
   readonly doubted = new Set<string>()
   doubtedUntil = 0
-  lookers = 0
   /** How many messages there were, and how many are on their way: it is followed until they are taken. */
   said = 0
   saying = 0
@@ -37,8 +37,8 @@ export class PresentRoom {
   /** What other nodes say comes here. */
   isFollowed = true
   /** What other nodes have to say of it is known. */
-  ready: Promise<void> = Promise.resolve()
   isReady = false
+  readonly #lookers = new Set<() => void>()
   readonly #answers = new Set<string>()
   #expected = Infinity
   #answered: (() => void) | null = null
@@ -48,7 +48,7 @@ export class PresentRoom {
     this.topic = `presence/${name}`
   }
 
-  get idle (): boolean { return this.entries.size === 0 && this.lookers === 0 && this.changed.size === 0 && this.saying === 0 && this.unsaid === 0 }
+  get idle (): boolean { return this.entries.size === 0 && this.#lookers.size === 0 && this.changed.size === 0 && this.saying === 0 && this.unsaid === 0 }
 
   metas (key: string): unknown[] {
     const metas = [...this.own.get(key)?.values() ?? []]
@@ -60,6 +60,25 @@ export class PresentRoom {
     const keys = new Set(this.own.keys())
     for (const other of this.others.values()) for (const key of other.keys()) keys.add(key)
     return [...keys].sort().map((key) => ({ key, metas: this.metas(key) }))
+  }
+
+  /** Waits until what other nodes have to say is known, but not for ever. */
+  async look (): Promise<void> {
+    if (this.isReady) return
+    await new Promise<void>((resolve) => {
+      const done = (): void => {
+        clearTimeout(timer)
+        this.#lookers.delete(done)
+        resolve()
+      }
+      const timer = setTimeout(done, LOOK).unref()
+      this.#lookers.add(done)
+    })
+  }
+
+  known (): void {
+    this.isReady = true
+    for (const done of this.#lookers) done()
   }
 
   /** Waits until so many other nodes have answered. */

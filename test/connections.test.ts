@@ -3,6 +3,7 @@ import Fastify from 'fastify'
 import type { FastifyInstance } from 'fastify'
 import t from 'tap'
 import type { Test } from 'tap'
+import { BackplaneError } from '../lib/errors.ts'
 import { connections, memory, openConnection, sharedRegistry, sseReal, wsReal } from '../lib/index.ts'
 import type { Backplane, ConnectionsOptions, Disconnect, Registry } from '../lib/index.ts'
 import { injectSSE } from '../lib/testing.ts'
@@ -242,7 +243,7 @@ function stubborn (start: () => Promise<void>): { backplane: Backplane, calls: s
 }
 
 t.test('a backplane that does not start fails the registration with its reason', async (t) => {
-  const reasons: Array<[unknown, RegExp]> = [[new Error('no route to host'), /the backplane did not start: no route to host/], ['no word', /the backplane did not start: no word/]]
+  const reasons: Array<[unknown, RegExp]> = [[new Error('no route to host'), /the backplane did not start: no route to host/], ['no word', /the backplane did not start: no word/], [new BackplaneError('no stream'), /^the backplane did not start: no stream$/]]
   for (const [reason, message] of reasons) {
     const app = fastify(t)
     const { backplane } = stubborn(async () => { throw reason })

@@ -112,7 +112,7 @@ export interface Room {
    * @throws FST_ERR_REAL_ARGUMENT at once
    */
   disconnect (reason?: string): Promise<void>
-  /** Who is present, on all nodes, by key; where the backplane does not answer within `presence.timeout`, as far as this node knows. */
+  /** Who is present, on all nodes, by key; where the backplane does not answer within 5 s, as far as this node knows. */
   presence (): Promise<Presence[]>
   /**
    * What is kept, oldest first. A room that is not kept has an empty one.

@@ -85,7 +85,7 @@ export interface Backplane {
   unsubscribe (node: Node, topic: string): Promise<void>
   /** Logs it when `keep` says so, then carries it to every subscribed node, this one too: it has been delivered here when this resolves. */
   publish (topic: string, parcel: Parcel, options: { keep: Kept | null, once: boolean }): Promise<Publication>
-  /** What the log has after a place, at most `limit`. */
+  /** What the log has after a place, at most `limit`, which may be Infinity. */
   range (topic: string, after: Place, limit: number): Promise<Range>
   /** A node has ended; nothing is delivered to it any more. Clients that were passed in stay open. */
   close (node: Node): Promise<void>

@@ -225,14 +225,14 @@ export class Intake {
    * Finds what is missing, of all topics, and tells it in one turn: a connection that is in several of them is given what it missed
    * with one replay. Then what waited comes, in its order.
    */
-  async recover ({ epoch, last }: Sequence): Promise<void> {
+  async recover ({ epoch, first, last }: Sequence): Promise<void> {
     const isBehind = this.order.last < last || !this.order.isAll
     const topics = isBehind ? [...this.topics.values()].filter((topic) => topic.isLive && topic.isKept && topic.verified < last) : []
     const kept = await this.#lastOf(topics, epoch)
     await this.#stream.fence(epoch) // what is on its way has come
     const missed: Array<[NatsTopic, number]> = []
     for (const [topic, offset] of kept) {
-      const until = this.#missedUntil(topic, offset)
+      const until = this.#missedUntil(topic, offset, first - 1)
       topic.verified = Math.max(last, topic.verified)
       if (until === 0) continue
       topic.last = until
@@ -255,12 +255,12 @@ export class Intake {
     return kept
   }
 
-  // what waits may follow what came without a hole
-  #missedUntil (topic: NatsTopic, kept: number): number {
+  // what waits may follow what came without a hole; what the stream had up to an offset is gone, and nobody knows whose it was
+  #missedUntil (topic: NatsTopic, kept: number, gone: number): number {
     let reach = topic.last
-    let missed = 0
+    let missed = gone > Math.max(reach, topic.verified) ? gone : 0
     for (const { offset, prev } of this.order.waiting(topic.token)) {
-      if (prev > reach) missed = prev
+      if (prev > reach) missed = Math.max(missed, prev)
       reach = Math.max(reach, offset)
     }
     return reach < kept ? kept : missed

@@ -93,9 +93,9 @@ export class Link {
     this.#heardAt = performance.now()
     this.#probedAt = 0
     this.#subscriptions = [
-      connection.subscribe(`${this.subjects.replies}*`, { callback: (_err, msg) => this.#answered(msg) }),
-      connection.subscribe(this.subjects.probe, { callback: () => this.heard() })
-    ]
+      this.subscribe(`${this.subjects.replies}*`, (msg) => this.#answered(msg)),
+      this.subscribe(this.subjects.probe, () => {})
+    ] as Subscription[]
     this.#host.connected()
     void this.#watch(connection)
   }
@@ -249,7 +249,6 @@ export class Link {
   }
 
   #answered (msg: Msg): void {
-    this.heard()
     const token = msg.subject.slice(this.subjects.replies.length)
     if (token.startsWith('p')) return this.#host.answered(Number(token.slice(1)), msg)
     this.#take(token, msg)

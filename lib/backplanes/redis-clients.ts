@@ -77,7 +77,13 @@ class IoRedis implements Client {
   get closed (): boolean { return this.#client.status === 'wait' || this.#client.status === 'end' }
   get ready (): boolean { return this.#client.status === 'ready' }
   open (): Promise<unknown> { return this.#client.connect() }
-  destroy (): void { this.#client.disconnect() }
+  destroy (): void {
+    this.#client.disconnect()
+    if (this.#client.status !== 'reconnecting') return
+    this.hurry() // between two tries it would stay so, neither open nor closed, and nobody would open it
+    this.#client.disconnect()
+  }
+
   hurry (): void { if (this.#client.status === 'reconnecting') this.#client.connect().catch(never) }
 
   async run (commands: Command[]): Promise<unknown[]> {

@@ -17,6 +17,7 @@ import { Sender } from './redis-sender.ts'
 
 const BOOT = 5_000
 const NODES = 'nodes'
+const ALL = 2 ** 32 // redis knows no Infinity
 const TICKS = 5 // in an audit
 const PERIOD = 86_400_000 // after which a topic that was not used is forgotten, unless it is kept longer
 
@@ -266,7 +267,7 @@ class RedisBackplane implements Backplane {
     const [kind, place] = after === null ? ['last', '0'] : typeof after === 'number' ? ['after', String(after)] : ['id', after.id]
     const { meta, old } = this.#keys
     const keys = [meta, old, this.#keys.stream(name), this.#keys.ids(name)]
-    const reply = await this.#sender.read(() => run(rangeScript, keys, [this.epoch, this.#intake.server, name, kind, place, limit]))
+    const reply = await this.#sender.read(() => run(rangeScript, keys, [this.epoch, this.#intake.server, name, kind, place, Math.min(limit, ALL)]))
     const [, complete, more, from, top, found] = reply as [unknown, number, number, number, number, Buffer[]]
     if (epoch !== this.epoch) return { deliveries: [], complete: false, more: false, from: -1, top }
     this.#intake.adopt(epoch, top)

@@ -415,6 +415,29 @@ withNats(() => {
     await t.rejects(nats({ connection: given, name: NAME }).start(ear()), { message: /is closed/ })
   })
 
+  for (const follow of ['rooms', 'all'] as const) {
+    t.test(`what was kept while a node was away, and is gone when it is back, is told as missed: ${follow}`, async (t) => {
+      const server = await natsServer(t)
+      const relay = await new Relay(server.port).start(t)
+      const connection = await natsConnection(t, server)
+      const there = await natsNode(t, { connection, name: NAME, follow })
+      const here = await natsNode(t, { connection: await natsConnection(t, server, { servers: relay.url }), name: NAME, follow })
+      await here.backplane.subscribe(here.one, 'room/x')
+      const first = await there.send('room/x', 'first')
+      await here.backplane.subscribe(here.one, 'room/quiet')
+      await until(() => here.one.got.length === 1)
+      relay.cut()
+      const last = await there.send('room/x', 'gone')
+      await jetstream(connection, `STREAM.PURGE.${NAME}`)
+      relay.isCut = false
+      await until(() => here.one.gaps.length > 0)
+      t.ok(here.one.gaps.every(([, offset]) => offset >= last.offset))
+      t.match(await here.backplane.range('room/x', first.offset, 10), { complete: false })
+      t.match(await here.send('room/x', 'end'), { accepted: true })
+      t.strictSame(here.one.texts(), ['first', 'end'])
+    })
+  }
+
   t.test('a subscription that is not allowed is told', async (t) => {
     const folder = t.testdir({ 'nats.conf': `authorization { users = [{ user: app, password: app, permissions: { subscribe: { deny: "${NAME}.d.u.u.room/secret" } } }] }` })
     const server = await natsServer(t, ['-c', `${folder}/nats.conf`])
@@ -424,5 +447,15 @@ withNats(() => {
     await until(() => one.said.includes('a subscription was refused'))
     t.match(await send('room/x', 'x'), { accepted: true })
     t.strictSame(one.texts(), ['x'])
+  })
+
+  t.test('a node that may not hear what it is answered does not start, and is told why', async (t) => {
+    const folder = t.testdir({ 'nats.conf': `authorization { users = [{ user: app, password: app, permissions: { subscribe: { deny: "${NAME}.>" } } }] }` })
+    const server = await natsServer(t, ['-c', `${folder}/nats.conf`])
+    const connection = await natsConnection(t, server, { user: 'app', pass: 'app' })
+    const one = ear()
+    await t.rejects(nats({ connection, name: NAME, timeout: 500 }).start(one), { message: /did not answer/ })
+    t.ok(one.said.includes('a subscription was refused'))
+    t.equal(connection.isClosed(), false)
   })
 })

@@ -368,6 +368,29 @@ withRedis(t, () => {
     t.strictSame([client.status, isBack], ['end', false])
   })
 
+  for (const [name, Library] of Object.entries({ ioredis: IoRedis, iovalkey: IoValkey as unknown as typeof IoRedis })) {
+    t.test(`a client of ${name} that was let go while there was no Redis is opened anew, tries again when it is lost, and is closed`, async (t) => {
+      const server = await redisServer(t)
+      const client = new Library(server.port, '127.0.0.1', { lazyConnect: true, retryStrategy: () => 15_000 })
+      client.on('error', () => {})
+      t.after(() => client.disconnect())
+      const backplane = redis({ client, audit: 100 })
+      const ear = new Ear('one')
+      await backplane.start(ear)
+      await server.stop()
+      await until(() => client.status === 'reconnecting')
+      await backplane.close(ear)
+      const next = await redisServer(t, server.port)
+      await backplane.start(ear)
+      await next.stop()
+      await until(() => client.status !== 'ready')
+      await redisServer(t, server.port)
+      t.match(await send(backplane, 'room/x', 'x'), { accepted: true })
+      await backplane.close(ear)
+      await until(() => client.status === 'end')
+    })
+  }
+
   t.test('what is read while there is no connection waits for one, but not for ever', async (t) => {
     const bench = await Bench.start(t)
     const [backplane] = await bench.join({ audit: 100, timeout: 1_000 })

@@ -248,6 +248,8 @@ export function backplaneContract (t: Test, make: MakeBackplane): void {
       t.strictSame(await range(offsets[9] as number), [[], true, false, offsets[9]])
       t.strictSame((await range(null)).slice(0, 3), [all, true, false])
       t.strictSame((await range(null, 3)).slice(0, 3), [['7', '8', '9'], false, false], 'the last three')
+      t.strictSame((await range(null, Infinity)).slice(0, 3), [all, true, false], 'as many as there are')
+      t.strictSame(await range(offsets[3] as number, Infinity), [all.slice(4), true, false, offsets[3]])
       t.strictSame(await range({ id: 'id 3' }), [all.slice(4), true, false, offsets[3]])
       const unknown = await range({ id: 'nobody' })
       t.strictSame([unknown[1], unknown[3]], [false, -1])

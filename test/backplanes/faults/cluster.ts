@@ -212,7 +212,7 @@ export class Cluster {
       }, 20)
       const after = Math.round(performance.now() - since)
       this.again.push(after)
-      this.#t.ok(isAgain, `publishing is accepted again, ${after} ms after the broker was back`)
+      this.#t.ok(isAgain, `publishing is accepted again, ${after} ms after the broker was back`, { lines: node.lines.slice(-10) })
     }))
   }
 

@@ -18,6 +18,7 @@ export interface StormOptions {
 }
 
 const ROOMS = ['a', 'b', 'c', 'd']
+const FOUND = 12_000 // milliseconds after which a node knows that its connection is deaf
 const SIDES: readonly Both[] = ['both', 'publisher', 'subscriber']
 
 export const time = Number(process.env.TIME ?? 5_000)
@@ -117,10 +118,10 @@ class Storm {
       case 0: return this.#begin(`cut ${far} of ${at} for ${time}`, async () => { relay.set(far, 'cut'); await pause(time); relay.set(far, 'open') })
       case 1: return this.#begin(`reset ${at}`, async () => { relay.reset() })
       case 2: { // one that subscribes is found out; one that publishes is the library's
-        const isFound = far === 'subscriber' || this.#broker.kind === 'nats'
-        return this.#begin(`deaf ${far} of ${at} ${isFound && left > 0.6 ? '' : `for ${time}`}`, async () => {
+        const isFound = (far === 'subscriber' || this.#broker.kind === 'nats') && this.#until - performance.now() > FOUND
+        return this.#begin(`deaf ${far} of ${at} ${isFound ? '' : `for ${time}`}`, async () => {
           relay.deafen(far)
-          if (isFound && left > 0.6) return
+          if (isFound) return
           await pause(time)
           relay.reset()
         })
