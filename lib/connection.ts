@@ -99,6 +99,9 @@ export class Connection extends Outgoing implements TransportLink, Member, Joine
     return this.mode === CLOSED ? Promise.resolve(false) : this.host.join(this, rooms, presence)
   }
 
+  /** What is joined, or false where that is not known before it ends: a backplane that is away may not answer until it is back. */
+  joinedBeforeEnd (work: Promise<boolean>): Promise<boolean> { return this.#end.before(work, false) }
+
   leave (room: string): Promise<void> { this.host.part(this, checkRoomName(room)); return resolved }
   identify (user: string | null): void { this.host.identify(this, user === null ? null : checkRoomName(user)) }
 

@@ -9,6 +9,7 @@ export class Ending {
   #rooms: string[] = none
   #told = false
   #abort: AbortController | null = null // made when somebody asks: most never do
+  #waiting: Set<() => void> | null = null
   readonly #since: number
 
   /** `since`: when it began, as performance.now() has it. */
@@ -27,6 +28,21 @@ export class Ending {
     this.#reason = reason
     this.#rooms = rooms
     this.#abort?.abort(abortReason(reason))
+    for (const over of this.#waiting ?? []) over()
+    this.#waiting = null
+  }
+
+  /** What a work gives, or something else where it has not before the end. */
+  before<T> (work: Promise<T>, otherwise: T): Promise<T> {
+    return new Promise((resolve) => {
+      const waiting = (this.#waiting ??= new Set())
+      const over = (): void => resolve(otherwise)
+      waiting.add(over)
+      void work.then((value) => {
+        waiting.delete(over)
+        resolve(value)
+      })
+    })
   }
 
   /** Nobody is to be told. */

@@ -221,7 +221,8 @@ export class Registry implements api.Registry {
     return this.#signals.together(() => {
       const entered = rooms.map((name) => this.#rosters.enter(connection, `room/${name}`, name))
       if (entry !== null) for (const name of rooms) this.#presence.join(connection, name, entry)
-      return this.#subscribe(connection, entered)
+      const joined = this.#subscribe(connection, entered)
+      return entered.every(({ roster }) => roster.last !== Infinity) ? joined : connection.joinedBeforeEnd(joined)
     })
   }
 

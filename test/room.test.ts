@@ -131,6 +131,26 @@ t.test('join says false when the connection is closed or has left meanwhile', as
   t.equal(await first, true, 'it is in the room')
 })
 
+t.test('who closes while the backplane does not answer is told so, and not kept waiting until it does', async (t) => {
+  const backplane = memory()
+  const one = await node(t, {}, backplane)
+  const subscribe = backplane.subscribe.bind(backplane)
+  let answer = (): void => {}
+  backplane.subscribe = async (node, topic) => {
+    if (topic === 'room/x') await new Promise<void>((resolve) => { answer = resolve })
+    return await subscribe(node, topic)
+  }
+  const { connection } = connect(one)
+  const other = connect(one).connection
+  const [both, again] = [connection.join(['x', 'y']), connection.join('x')]
+  const stays = other.join('x')
+  connection.close()
+  t.strictSame(await Promise.all([both, again]), [false, false])
+  answer()
+  t.equal(await stays, true)
+  t.strictSame([...other.rooms], ['x'])
+})
+
 t.test('join throws at once for mistakes of the caller only', async (t) => {
   const one = await node(t, { maxRooms: 3 })
   const { connection } = connect(one)
