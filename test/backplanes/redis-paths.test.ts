@@ -415,6 +415,16 @@ withRedis(t, () => {
     })
   }
 
+  t.test('what is sent in the turn in which its node ends is refused', async (t) => {
+    const bench = await Bench.start(t)
+    const [backplane, ear] = await bench.join({}, bench.server.port)
+    await backplane.subscribe(ear, 'room/x')
+    const sending = send(backplane, 'room/x', 'x')
+    await backplane.close(ear)
+    t.match(await sending, { accepted: false })
+    t.strictSame(ear.texts, [])
+  })
+
   t.test('no more than 1,024 are on their way', async (t) => {
     const bench = await Bench.start(t)
     const [backplane, ear] = await bench.join({}, bench.server.port)
