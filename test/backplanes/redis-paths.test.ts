@@ -44,6 +44,20 @@ class Ear implements Node {
   told1 (line: string): boolean { return this.lines.includes(line) }
 }
 
+/** A node whose Redis is gone; its client tries again after `retry` milliseconds. With `lazyConnect` the node has opened it. */
+async function forsaken (t: Test, Library: typeof IoRedis, retry: number, lazyConnect: boolean, options: Omit<RedisOptions, 'client'>): Promise<{ server: RedisServer, client: IoRedis, backplane: Backplane, ear: Ear }> {
+  const server = await redisServer(t)
+  const client = new Library(server.port, '127.0.0.1', { lazyConnect, retryStrategy: () => retry })
+  client.on('error', () => {})
+  t.after(() => client.disconnect())
+  const backplane = redis({ client, ...options })
+  const ear = new Ear('one')
+  await backplane.start(ear)
+  await server.stop()
+  await until(() => client.status === 'reconnecting')
+  return { server, client, backplane, ear }
+}
+
 /** A backplane behind a relay, one beside it, and Redis itself. */
 class Bench {
   readonly t: Test
@@ -333,31 +347,15 @@ withRedis(t, () => {
   })
 
   t.test('a client that would wait long before it tries again tries when there is a server', async (t) => {
-    const server = await redisServer(t)
-    const client = new IoRedis(server.port, '127.0.0.1', { retryStrategy: () => 15_000 })
-    client.on('error', () => {})
-    t.after(() => client.disconnect())
-    const backplane = redis({ client, timeout: 5_000 })
-    const ear = new Ear('one')
-    await backplane.start(ear)
+    const { server, backplane, ear } = await forsaken(t, IoRedis, 15_000, false, { timeout: 5_000 })
     t.after(() => backplane.close(ear))
-    await server.stop()
-    await until(() => client.status === 'reconnecting')
     const waiting = send(backplane, 'room/x', 'x')
     await redisServer(t, server.port)
     t.match(await waiting, { accepted: true })
   })
 
   t.test('a client that was opened here and hurried is not there again when it was closed', async (t) => {
-    const server = await redisServer(t)
-    const client = new IoRedis(server.port, '127.0.0.1', { lazyConnect: true, retryStrategy: () => 1_000 })
-    client.on('error', () => {})
-    t.after(() => client.disconnect())
-    const backplane = redis({ client, timeout: 5_000 })
-    const ear = new Ear('one')
-    await backplane.start(ear)
-    await server.stop()
-    await until(() => client.status === 'reconnecting')
+    const { server, client, backplane, ear } = await forsaken(t, IoRedis, 1_000, true, { timeout: 5_000 })
     const waiting = send(backplane, 'room/x', 'x')
     await redisServer(t, server.port)
     await waiting
@@ -370,15 +368,7 @@ withRedis(t, () => {
 
   for (const [name, Library] of Object.entries({ ioredis: IoRedis, iovalkey: IoValkey as unknown as typeof IoRedis })) {
     t.test(`a client of ${name} that was let go while there was no Redis is opened anew, tries again when it is lost, and is closed`, async (t) => {
-      const server = await redisServer(t)
-      const client = new Library(server.port, '127.0.0.1', { lazyConnect: true, retryStrategy: () => 15_000 })
-      client.on('error', () => {})
-      t.after(() => client.disconnect())
-      const backplane = redis({ client, audit: 100 })
-      const ear = new Ear('one')
-      await backplane.start(ear)
-      await server.stop()
-      await until(() => client.status === 'reconnecting')
+      const { server, client, backplane, ear } = await forsaken(t, Library, 15_000, true, { audit: 100 })
       await backplane.close(ear)
       const next = await redisServer(t, server.port)
       await backplane.start(ear)
